@@ -1,0 +1,24 @@
+"""Digests: of values that JSON can hold, and of files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+
+def of_value(value: object) -> str:
+    """SHA-256 (hex) of `value` as canonical JSON: equal values give equal digests, whatever the order of keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def of_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seed_from(*parts: object) -> int:
+    """A 63-bit seed that depends on every part and on nothing else."""
+    return int(of_value([str(part) for part in parts])[:16], 16) >> 1

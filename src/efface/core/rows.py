@@ -1,0 +1,158 @@
+"""Reading rows from files, and finding out which columns play which part.
+
+JSON Lines, a JSON array, and CSV are read. A row is one of three layouts:
+
+    chat            {"messages": [{"role": "user", "content": ...}, ..., {"role": "assistant", "content": ...}]}
+    prompt/answer   {"question": ..., "answer": ...} and the usual synonyms
+    text            {"text": ...}
+
+Anything else is refused with file and line. Columns that play no part are kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from efface.core.errors import BadRows, Missing
+
+Row = Mapping[str, object]
+
+PROMPT = ("prompt", "question", "instruction", "input", "query")
+ANSWER = ("answer", "response", "output", "completion", "target", "label_text")
+TEXT = ("text", "content", "document")
+
+
+def read(path: Path) -> list[dict[str, object]]:
+    """All rows of the file, as they stand. Raises Missing (no file) or BadRows (with the line)."""
+    if path.is_dir():
+        raise BadRows(f"{path} is a folder; give a .jsonl, .json or .csv file of rows")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise Missing(f"no file {path}; give a .jsonl, .json or .csv file of rows") from None
+    except UnicodeDecodeError as error:
+        raise BadRows(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
+    except OSError as error:
+        raise Missing(f"cannot read {path}: {error.strerror}") from None
+    if not text.strip():
+        raise BadRows(f"{path} is empty; it needs at least one row")
+    if path.suffix == ".csv":
+        return _csv(path, text)
+    if text.lstrip().startswith("["):
+        return _array(path, text)
+    return _lines(path, text)
+
+
+def _lines(path: Path, text: str) -> list[dict[str, object]]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise BadRows(f"{path}:{number}: not a JSON object ({error}); each line must be one row") from None
+        if not isinstance(row, dict):
+            raise BadRows(f"{path}:{number}: found {_kind(row)}; each line must be one JSON object")
+        rows.append(row)
+    return rows
+
+
+def _array(path: Path, text: str) -> list[dict[str, object]]:
+    try:
+        rows = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = getattr(error, "lineno", 1)
+        raise BadRows(f"{path}:{where}: not a JSON array ({error})") from None
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise BadRows(f"{path}: element {number} is {_kind(row)}; each must be one JSON object")
+    if not rows:
+        raise BadRows(f"{path} holds an empty array; it needs at least one row")
+    return list(rows)
+
+
+def _csv(path: Path, text: str) -> list[dict[str, object]]:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    rows: list[dict[str, object]] = []
+    try:
+        names = [name.strip() for name in next(reader)]
+        if len(set(names)) < len(names) or "" in names:
+            raise BadRows(f"{path}:1: column names must be there and differ; found {names}")
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(names):
+                raise BadRows(f"{path}:{reader.line_num}: {len(cells)} cells for {len(names)} columns")
+            rows.append(dict(zip(names, cells, strict=True)))
+    except csv.Error as error:
+        raise BadRows(f"{path}:{reader.line_num}: {error}") from None
+    if not rows:
+        raise BadRows(f"{path} holds a header and no rows")
+    return rows
+
+
+def _kind(value: object) -> str:
+    return {list: "an array", str: "a string", type(None): "null", bool: "a truth value"}.get(type(value), "a number")
+
+
+def layout(rows: Sequence[Row], where: str = "rows") -> dict[str, str]:
+    """Which column plays which part: {"messages": ...}, {"prompt": ..., "answer": ...} or {"text": ...}.
+
+    Raises BadRows when no row is given, no layout fits, or a row lacks what the first row has.
+    """
+    if not rows:
+        raise BadRows(f"{where}: no rows")
+    columns = list(rows[0])
+    if "messages" in columns:
+        parts = {"messages": "messages"}
+    elif (prompt := _first(PROMPT, columns)) and (answer := _first(ANSWER, columns)):
+        parts = {"prompt": prompt, "answer": answer}
+    elif text := _first(TEXT, columns):
+        parts = {"text": text}
+    else:
+        raise BadRows(
+            f"{where}: found columns {', '.join(map(str, columns)) or 'none'}; need messages, or a prompt "
+            f"({', '.join(PROMPT)}) with an answer ({', '.join(ANSWER)}), or text"
+        )
+    for number, row in enumerate(rows, start=1):
+        _check(row, parts, f"{where}, row {number}")
+    return parts
+
+
+def _first(names: Sequence[str], columns: Sequence[str]) -> str | None:
+    return next((name for name in names if name in columns), None)
+
+
+def _check(row: Row, parts: Mapping[str, str], where: str) -> None:
+    if "messages" in parts:
+        _check_messages(row.get("messages"), where)
+        return
+    for part, column in parts.items():
+        value = row.get(column)
+        if not isinstance(value, str) or not value.strip():
+            raise BadRows(f"{where}: column {column!r} ({part}) is {'missing' if column not in row else repr(value)[:60]}; it needs text")
+
+
+def _check_messages(messages: object, where: str) -> None:
+    if not isinstance(messages, list) or not messages:
+        raise BadRows(f"{where}: 'messages' must be a list of {{role, content}}")
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not isinstance(message.get("role"), str):
+            raise BadRows(f"{where}: each message needs a role and a text content; found {str(message)[:60]}")
+    if messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
+        raise BadRows(f"{where}: the last message must be the assistant's answer; found role {messages[-1]['role']!r}")
+
+
+def key(row: Row) -> str:
+    """What makes two text rows the same: prompt and answer, or text, with folded case and spaces."""
+    parts = layout([row])
+    if "messages" in parts:
+        text = "\n".join(f"{m['role']}:{m['content']}" for m in row["messages"])  # type: ignore[attr-defined]
+    else:
+        text = "\n".join(str(row[column]) for column in parts.values())
+    return " ".join(text.casefold().split())

@@ -1,0 +1,235 @@
+"""The one training loop, on accelerate: precision, accumulation, clipping, checkpoints, resume, stop rule, NaN stop.
+
+What a step sees depends on the seed and the number of the step alone, so a run that was killed and resumed, and a run
+on two processes, end at the numbers of an undisturbed run on one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from efface.core import digest, files
+from efface.core.config import Fit, Stop
+from efface.core.context import Context
+from efface.core.errors import BadConfig, Diverged, EffaceError
+from efface.core.types import Request, Row, Subject
+
+S = TypeVar("S", bound=Subject)
+Loss = Callable[[Mapping[str, Any]], Mapping[str, Tensor]]
+"""Batches by pool name -> terms whose sum is minimized; each term is a mean over rows."""
+
+
+@dataclass
+class Watch:
+    """Stops a run when `measure()` has reached `target`."""
+
+    measure: Callable[[], float]
+    target: float
+    every: int
+    says: str
+
+
+def descend(after: S, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, ctx: Context, watch: Watch | None = None) -> S:
+    """Train `after` in place on `loss` and return it.
+
+    `pools` names the row sets ("forget", "keep"); every step draws `fit.batch` rows of each, without replacement within
+    an epoch. Raises Diverged, naming the step and the term, at the first number that is not finite.
+    """
+    accelerator = _accelerator(after, fit, ctx)
+    world, rank = accelerator.num_processes, accelerator.process_index
+    if fit.batch % (fit.accumulate * world):
+        raise BadConfig(f"fit.batch = {fit.batch} must be a multiple of fit.accumulate x processes = {fit.accumulate * world}")
+    model: torch.nn.Module = after.model  # type: ignore[attr-defined]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trained:
+        raise EffaceError("nothing to train: no parameter of the subject requires a gradient")
+    optimizer = torch.optim.AdamW(trained.values(), lr=fit.lr, weight_decay=fit.weight_decay)
+    if world > 1:
+        after.model = accelerator.prepare(model)  # type: ignore[attr-defined]
+    place = ctx.folder / "checkpoint" if ctx.folder is not None and fit.checkpoint else None
+    first = _resume(place, trained, optimizer, _identity(pools, fit, ctx), ctx) if place else 0
+    model.train()
+    done, why = fit.steps, "all steps done"
+    began = time.monotonic()
+    for step in ctx.progress(range(first, fit.steps), "training", fit.steps - first):
+        if watch and step % watch.every == 0 and (level := _measured(model, watch, accelerator)) >= watch.target:
+            done, why = step, f"{watch.says}: {level:.3f} >= {watch.target:.3f}"
+            break
+        _set_rate(optimizer, fit, step)
+        terms = _step(after, pools, loss, fit, ctx, step, (accelerator, world, rank))
+        norm = accelerator.clip_grad_norm_(trained.values(), fit.clip or math.inf)
+        _finite({**terms, "gradient norm": float(norm)}, step)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ctx.log(step=step, **terms, gradient_norm=float(norm))
+        ctx.spend(steps=1)
+        if place and (step + 1) % fit.checkpoint == 0 and accelerator.is_main_process:
+            _save(place, trained, optimizer, step + 1, _identity(pools, fit, ctx), ctx)
+    after.model = model  # type: ignore[attr-defined]
+    model.eval()
+    model.requires_grad_(False)
+    if place:
+        shutil.rmtree(place, ignore_errors=True)
+    ctx.note(steps=done, stopped=why, training_seconds=time.monotonic() - began, peak_mb=peak_mb(), precision=accelerator.mixed_precision)
+    return after
+
+
+def mean_loss(subject: Any, rows: Sequence[Row], size: int = 32) -> float:
+    """Mean over rows of the subject's loss, without gradients, in batches of `size`."""
+    with torch.no_grad():
+        parts = [subject.losses(subject.encode(rows[at : at + size])).float().cpu() for at in range(0, len(rows), size)]
+    return float(torch.cat(parts).mean())
+
+
+def watch(before: Subject, after: Subject, request: Request, stop: Stop, ctx: Context) -> Watch | None:
+    """The stop rule for a forgetting run, or None when there is nothing to compare with.
+
+    The run ends when the loss on the forget rows has risen to the level that rows have on which nobody trained: measured
+    with the model before forgetting on `request.unseen`, or with the retrained reference on the forget rows.
+    """
+    if stop.at == "steps" or request.forget is None:
+        return None
+    rows = ctx.random("watch").sample(request.forget.read(), min(stop.rows, len(request.forget)))
+    if stop.at in ("unseen", "auto") and request.unseen is not None:
+        unseen = ctx.random("watch unseen").sample(request.unseen.read(), min(stop.rows, len(request.unseen)))
+        target, says = mean_loss(before, unseen), "forget rows reached the loss of unseen rows"
+    elif stop.at in ("reference", "auto") and "reference" in ctx.baselines:
+        target, says = mean_loss(ctx.baselines["reference"], rows), "forget rows reached the reference's loss"
+    elif stop.at == "auto":
+        return None
+    else:
+        raise EffaceError(f"stop.at = {stop.at!r}, and the run has no {stop.at} {'rows' if stop.at == 'unseen' else 'model'} to compare with")
+    return Watch(lambda: mean_loss(after, rows), target, stop.every, says)
+
+
+def draw(count: int, size: int, step: int, seed: int) -> list[int]:
+    """Positions of the `size` rows that step number `step` sees: consecutive pieces of one shuffle after another."""
+    picked: list[int] = []
+    at = step * size
+    while len(picked) < size:
+        epoch, start = divmod(at, count)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(digest.seed_from(seed, epoch) % 2**62)).tolist()
+        piece = order[start : start + size - len(picked)]
+        picked += piece
+        at += len(piece)
+    return picked
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far, in MB (10^6 bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _step(
+    after: Any, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, ctx: Context, step: int, where: tuple[Any, int, int]
+) -> dict[str, float]:
+    """Gradients of one step, in pieces; the mean of each term over all pieces and processes."""
+    accelerator, world, rank = where
+    picked = {name: draw(len(rows), fit.batch, step, ctx.seed_for("rows", name)) for name, rows in pools.items()}
+    share = fit.batch // (fit.accumulate * world)
+    sums: dict[str, Tensor] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(ctx.seed_for("dropout", step, rank) % 2**62)
+        for piece in range(fit.accumulate):
+            start = (piece * world + rank) * share
+            mine = {name: order[start : start + share] for name, order in picked.items()}
+            batches = {name: after.encode([pools[name][i] for i in order], order) for name, order in mine.items()}
+            with accelerator.autocast():
+                terms = loss(batches)
+            total = torch.stack([term.float() for term in terms.values()]).sum() / fit.accumulate
+            accelerator.backward(total)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, torch.zeros((), device=term.device)) + term.detach().float() / fit.accumulate
+    return {name: float(accelerator.reduce(value, "mean")) for name, value in sums.items()}
+
+
+def _accelerator(after: Any, fit: Fit, ctx: Context) -> Any:
+    from accelerate import Accelerator
+
+    device = next(after.model.parameters()).device
+    precision = fit.precision
+    if precision == "auto":
+        precision = "bf16" if getattr(after, "mixed", False) and _computes_bf16(device) else "no"
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
+
+
+def _measured(model: torch.nn.Module, watch: Watch, accelerator: Any) -> float:
+    model.eval()
+    with torch.no_grad(), accelerator.autocast():
+        level = watch.measure()
+    model.train()
+    return level
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, fit: Fit, step: int) -> None:
+    rise = min(1.0, (step + 1) / fit.warmup) if fit.warmup else 1.0
+    fall = 1.0 - step / fit.steps if fit.schedule == "linear" else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = fit.lr * rise * fall
+
+
+def _finite(numbers: Mapping[str, float], step: int) -> None:
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise Diverged(f"{name} is {value} at step {step}; lower fit.lr (or check the rows of that step), then run again")
+
+
+def _identity(pools: Mapping[str, Sequence[Row]], fit: Fit, ctx: Context) -> str:
+    """What must be equal for a checkpoint to belong to a run."""
+    return digest.of_value([fit.model_dump(), ctx.seed, {name: digest.of_value([dict(r) for r in rows]) for name, rows in pools.items()}])
+
+
+def _save(place: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, step: int, identity: str, ctx: Context) -> None:
+    from safetensors.torch import save_file
+
+    moments = {}
+    for (name, parameter) in trained.items():
+        for key, value in optimizer.state[parameter].items():
+            moments[f"{name}|{key}"] = torch.as_tensor(value).contiguous()
+    with files.whole_folder(place) as folder:
+        save_file({name: p.detach().contiguous() for name, p in trained.items()}, folder / "weights.safetensors")
+        save_file(moments, folder / "optimizer.safetensors")
+        (folder / "state.json").write_text(json.dumps({"step": step, "identity": identity, "curve": ctx.curve}))
+
+
+def _resume(place: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, identity: str, ctx: Context) -> int:
+    """Load a checkpoint of this very run and return the step to go on with; 0 when there is none."""
+    from safetensors.torch import load_file
+
+    if not (place / "state.json").exists():
+        return 0
+    state: Any = files.read_json(place / "state.json")
+    if state["identity"] != identity:
+        raise EffaceError(f"{place} belongs to a run with other rows, settings or seed; remove it or choose another --out")
+    weights, moments = load_file(place / "weights.safetensors"), load_file(place / "optimizer.safetensors")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(weights[name])
+            keys = [key for key in moments if key.startswith(f"{name}|")]
+            optimizer.state[parameter] = {key.rpartition("|")[2]: moments[key].to(parameter.device) for key in keys}
+            step = optimizer.state[parameter].get("step")
+            if step is not None:
+                optimizer.state[parameter]["step"] = step.cpu()
+    ctx.curve[:] = state["curve"]
+    ctx.note(resumed_at=float(state["step"]))
+    return int(state["step"])

@@ -15,7 +15,7 @@ C = TypeVar("C", bound="Config")
 class Config(BaseModel):
     """Base of every system's settings. Unknown names raise; values are checked; instances never change."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
 
 
 class Fit(Config):
@@ -37,7 +37,7 @@ class Fit(Config):
     """AdamW weight decay."""
     clip: float = Field(1.0, ge=0)
     """Largest gradient norm; 0 turns clipping off."""
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "no", "bf16"] = "auto"
     """Mixed precision; auto takes bf16 where the device computes in it and float32 elsewhere."""
     rank: int = Field(0, ge=0)
     """Rank of LoRA adapters on every linear layer; 0 trains all weights."""
@@ -70,7 +70,13 @@ def build(kind: type[C], settings: Mapping[str, object] | None = None) -> C:
             node = node.setdefault(part, {})  # type: ignore[assignment]
             if not isinstance(node, dict):
                 raise BadConfig(f"setting {name!r} collides with {part!r}, which was given whole")
-        node[leaf] = value
+        begun = node.get(leaf)
+        given = dict(value) if isinstance(value, Mapping) else value
+        if isinstance(begun, dict):  # parts of the group came before the group itself
+            if not isinstance(given, dict):
+                raise BadConfig(f"setting {name!r} was given whole and in parts")
+            given = {**begun, **given}
+        node[leaf] = given
     try:
         return kind.model_validate(_over_defaults(kind, tree))
     except ValidationError as error:

@@ -39,6 +39,8 @@ class Context:
     memo: dict[Hashable, object] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
     notes: dict[str, float | str] = field(default_factory=dict)
+    purpose: str = ""
+    """Digest of what is being run on what; a checkpoint with another purpose is refused."""
     began: float = field(default_factory=time.monotonic)
     spent: dict[str, float] = field(default_factory=dict)
 

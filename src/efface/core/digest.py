@@ -8,9 +8,17 @@ from pathlib import Path
 
 
 def of_value(value: object) -> str:
-    """SHA-256 (hex) of `value` as canonical JSON: equal values give equal digests, whatever the order of keys."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    """SHA-256 (hex) of `value` as canonical JSON: equal values give equal digests, whatever the order of keys.
+
+    Arrays count by all their numbers, in full.
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    """An array or tensor as nested lists (its text is abridged and rounded), anything else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def of_file(path: Path) -> str:

@@ -55,7 +55,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
             if path.exists():
                 old = path.with_name(f".{path.name}.old-{os.getpid()}")
                 path.rename(old)
-            aside.rename(path)
+            try:
+                aside.rename(path)
+            except BaseException:
+                if old is not None:
+                    old.rename(path)
+                raise
             if old is not None:
                 shutil.rmtree(old)
         except BaseException:
@@ -70,3 +75,7 @@ def _said(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise EffaceError(f"cannot write {path}: {error.strerror or error}; free space or choose another place") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # its name alone, because core imports no safetensors
+            raise
+        raise EffaceError(f"cannot write {path}: {error}; free space or choose another place") from error

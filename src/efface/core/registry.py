@@ -72,7 +72,11 @@ def card(kind: str, name: str) -> Card:
 
 def read_card(path: Path) -> Card:
     """The literal `card = Card(...)` in a source file; EffaceError when there is none or it is not literal."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise EffaceError(f"{path} is not valid Python: {error}") from None
+    for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Card":
             try:
                 literal = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg}
@@ -101,9 +105,14 @@ def as_dict(entry: Card, kind: str) -> dict[str, object]:
 
 
 def broken_plugins() -> dict[str, str]:
-    """{distribution: reason} of plug-ins that cannot be listed or imported."""
+    """{distribution: reason} of plug-ins that cannot be found or imported."""
     bad: dict[str, str] = {}
-    for dist, (package, _) in _plugins().items():
+    found = _plugins()
+    for point in entry_points(group="efface.systems") if os.environ.get("EFFACE_PLUGINS") != "" else ():
+        name = point.dist.name if point.dist else point.name
+        if name not in found:
+            bad[name] = f"the package {point.value!r} is not there"
+    for dist, (package, _) in found.items():
         try:
             importlib.import_module(package)
         except Exception as error:  # noqa: BLE001  a broken plug-in may raise anything and must not break the rest

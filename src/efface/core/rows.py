@@ -24,23 +24,25 @@ Row = Mapping[str, object]
 PROMPT = ("prompt", "question", "instruction", "input", "query")
 ANSWER = ("answer", "response", "output", "completion", "target", "label_text")
 TEXT = ("text", "content", "document")
+DEPTH = 32
+"""Deepest nesting of a row."""
 
 
 def read(path: Path) -> list[dict[str, object]]:
     """All rows of the file, as they stand. Raises Missing (no file) or BadRows (with the line)."""
-    if path.is_dir():
-        raise BadRows(f"{path} is a folder; give a .jsonl, .json or .csv file of rows")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise Missing(f"no file {path}; give a .jsonl, .json or .csv file of rows") from None
+    except IsADirectoryError:
+        raise BadRows(f"{path} is a folder; give a .jsonl, .json or .csv file of rows") from None
     except UnicodeDecodeError as error:
         raise BadRows(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
-    except OSError as error:
-        raise Missing(f"cannot read {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise Missing(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     if not text.strip():
         raise BadRows(f"{path} is empty; it needs at least one row")
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         return _csv(path, text)
     if text.lstrip().startswith("["):
         return _array(path, text)
@@ -54,10 +56,11 @@ def _lines(path: Path, text: str) -> list[dict[str, object]]:
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise BadRows(f"{path}:{number}: not a JSON object ({error}); each line must be one row") from None
         if not isinstance(row, dict):
             raise BadRows(f"{path}:{number}: found {_kind(row)}; each line must be one JSON object")
+        _check_value(row, f"{path}:{number}")
         rows.append(row)
     return rows
 
@@ -65,12 +68,13 @@ def _lines(path: Path, text: str) -> list[dict[str, object]]:
 def _array(path: Path, text: str) -> list[dict[str, object]]:
     try:
         rows = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         where = getattr(error, "lineno", 1)
         raise BadRows(f"{path}:{where}: not a JSON array ({error})") from None
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise BadRows(f"{path}: element {number} is {_kind(row)}; each must be one JSON object")
+        _check_value(row, f"{path}: element {number}")
     if not rows:
         raise BadRows(f"{path} holds an empty array; it needs at least one row")
     return list(rows)
@@ -94,6 +98,18 @@ def _csv(path: Path, text: str) -> list[dict[str, object]]:
     if not rows:
         raise BadRows(f"{path} holds a header and no rows")
     return rows
+
+
+def _check_value(value: object, where: str, depth: int = 0) -> None:
+    """Raise BadRows for what JSON lets through and nothing after it can hold: half characters and bottomless nesting."""
+    if depth > DEPTH:
+        raise BadRows(f"{where}: nested more than {DEPTH} deep")
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise BadRows(f"{where}: holds half of a surrogate pair ({value[:40]!a}), which is no character")
+    elif isinstance(value, dict | list):
+        for inner in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check_value(inner, where, depth + 1)
 
 
 def _kind(value: object) -> str:
@@ -144,6 +160,8 @@ def _check_messages(messages: object, where: str) -> None:
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not isinstance(message.get("role"), str):
             raise BadRows(f"{where}: each message needs a role and a text content; found {str(message)[:60]}")
+    if len(messages) == 1:
+        raise BadRows(f"{where}: one message alone; there must be at least one before the answer")
     if messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
         raise BadRows(f"{where}: the last message must be the assistant's answer; found role {messages[-1]['role']!r}")
 

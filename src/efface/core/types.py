@@ -101,6 +101,11 @@ class Request(BaseModel):
             raise Unfit(f"the request has no {field!r} rows; give them with --{field} FILE")
         return data.read()
 
+    def sample(self, field: Literal["forget", "keep", "unseen"], count: int = 40) -> list[Row]:
+        """At most `count` rows of one field, evenly spaced: the same ones in every metric, so that one pass serves them all."""
+        rows = self.rows(field)
+        return [rows[at * len(rows) // count] for at in range(count)] if len(rows) > count else rows
+
 
 class Step(BaseModel):
     """One entry of a subject's lineage."""

@@ -115,12 +115,19 @@ class CausalLM(Subject):
             head, tail = self._ids(prompt), self._ids(answer)
         else:
             gap = "" if prompt[-1:].isspace() else " "
-            head, tail = self._ids(prompt), self._ids(gap + answer)
+            head, tail = self._lead() + self._ids(prompt), self._ids(gap + answer)
         end = self.tokenizer.eos_token_id
         return self._fits(Encoded(tuple(head), tuple(tail + ([end] if end is not None else [])), end is not None), where)
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _lead(self) -> list[int]:
+        """The token that this tokenizer puts in front of every text, as Llama's does; a chat template brings its own."""
+        start = self.tokenizer.bos_token_id
+        if self.tokenizer.chat_template or start is None:
+            return []
+        return [start] if list(self.tokenizer("")["input_ids"])[:1] == [start] else []
 
     def _prompt_text(self, row: Row, parts: Mapping[str, str]) -> str:
         """What the model is given, up to where its answer begins."""
@@ -143,6 +150,8 @@ class CausalLM(Subject):
         length = len(row.prompt) + len(row.answer)
         if length > self.context_length:
             raise BadRows(f"{where}: {length} tokens, and the model reads at most {self.context_length}; shorten or split it")
+        if not row.prompt:
+            raise BadRows(f"{where}: nothing to predict from; the prompt has no tokens")
         if not row.answer or (row.ends and len(row.answer) == 1):
             raise BadRows(f"{where}: nothing to predict; the answer has no tokens")
         return row
@@ -286,7 +295,8 @@ class CausalLM(Subject):
             texts = [self._prompt_text(row, parts) for row in prompts]
         for shield in self.shields:
             texts = list(shield.screen(texts))
-        ids = [self._ids(text) for text in texts]
+        lead = self._lead()
+        ids = [lead + self._ids(text) for text in texts]
         order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
         for start in range(0, len(order), size):
             places = order[start : start + size]
@@ -369,6 +379,21 @@ class CausalLM(Subject):
         other.model = copy.deepcopy(self.model, memo)
         return other
 
+    def view(self) -> Self:
+        """A second skeleton over the very same tensors, to hang an adapter on without touching this one."""
+        other = copy.copy(self)
+        other.model = copy.deepcopy(self.model, {id(t): t for t in self._tensors().values()})
+        return other
+
+    def base_view(self) -> Self:
+        """The bare base over the same tensors, without this model's adapter and lineage."""
+        other = self.view()
+        if self.adapted:
+            other.model = other.model.unload()
+            other.origin = self.origin.split("+")[0]
+            other.lineage = ()
+        return other
+
     def trainable(self, rank: int, seed: int) -> Self:
         """A fork ready to train: all weights (rank 0), the adapter it has, or a fresh LoRA adapter on a shared base."""
         if rank == 0:
@@ -382,12 +407,11 @@ class CausalLM(Subject):
             return other
         from peft import LoraConfig, get_peft_model
 
-        other = copy.copy(self)
-        skeleton = copy.deepcopy(self.model, {id(t): t for t in self._tensors().values()})
+        other = self.view()
         # The adapter's first matrix is drawn from global random state; it is set for the draw and put back.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            other.model = get_peft_model(skeleton, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+            other.model = get_peft_model(other.model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
         other.model.peft_config["default"].base_model_name_or_path = self.base
         return other
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def load(name: str, device: str = "auto", dtype: str = "auto") -> CausalLM:
 
     dtype auto is float32 on a CPU and the checkpoint's own elsewhere. Raises Missing, Unfit or EffaceError in one line.
     """
-    place = torch.device(_device(device))
-    if name == EMBEDDED:
+    place = torch.device(pick_device(device))
+    if name == EMBEDDED or Path(name).name == embedded_name():
         subject = _open(str(embedded_folder()), place, dtype)
         subject.base = EMBEDDED
         subject.origin = f"{EMBEDDED}:{GGUF_SHA256[:16]}"
@@ -66,22 +67,50 @@ def _from_folder(folder: Path, place: torch.device, dtype: str) -> CausalLM:
 
 
 def _with_adapter(folder: Path, config: Any, place: torch.device, dtype: str) -> CausalLM:
-    from peft import PeftModel
-
     base = str(config.get("base_model_name_or_path") or "") if isinstance(config, dict) else ""
     weights = folder / "adapter_model.safetensors"
     if not base or not weights.exists():
         raise Missing(f"{folder} is an adapter without {'the name of its base model' if not base else weights.name}")
-    subject = load(base, str(place), dtype)
-    model = PeftModel.from_pretrained(subject.model, str(folder))
-    model.requires_grad_(False)
-    adapted = CausalLM(model, subject.tokenizer, subject.base)
-    if subject.origin:
-        adapted.origin = f"{subject.origin}+{digest.of_file(weights)[:16]}"
+    return attach(load(base, str(place), dtype), folder)
+
+
+def attach(subject: CausalLM, folder: Path) -> CausalLM:
+    """The model with the adapter in `folder` on it; the base tensors are shared, not copied."""
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    adapted = subject.view()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")  # peft goes on with random ones
+            adapted.model = PeftModel.from_pretrained(adapted.model, str(folder))
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, UserWarning, SafetensorError) as error:
+        raise Missing(f"cannot load the adapter {folder}: {_line(error)}") from None
+    adapted.model.requires_grad_(False)
+    adapted.model.eval()
+    adapted.origin = f"{subject.origin}+{digest.of_file(folder / 'adapter_model.safetensors')[:16]}" if subject.origin else ""
     return adapted
 
 
+def save(subject: CausalLM, folder: Path) -> None:
+    """Save into an existing empty folder so that transformers finds everything: an adapter names its base by a real path."""
+    with quiet():
+        subject.save(folder)
+    config = folder / "adapter_config.json"
+    if config.exists():
+        stored: Any = files.read_json(config)
+        base = subject.base
+        stored["base_model_name_or_path"] = str(embedded_folder()) if base == EMBEDDED else str(Path(base).resolve()) if Path(base).is_dir() else base
+        files.write_json(config, stored)
+
+
+def embedded_name() -> str:
+    """Name of the folder of the converted embedded model."""
+    return f"{EMBEDDED}-{GGUF_SHA256[:12]}"
+
+
 def _open(name: str, place: torch.device, dtype: str) -> CausalLM:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     number: Any = dtype if dtype != "auto" else (torch.float32 if place.type == "cpu" else "auto")
@@ -91,11 +120,15 @@ def _open(name: str, place: torch.device, dtype: str) -> CausalLM:
             raise EffaceError(f"no dtype named {dtype!r}; use float32, bfloat16 or float16")
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=number, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
+            kind: Any = AutoModelForCausalLM
+            model, found = kind.from_pretrained(name, dtype=number, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise Missing(f"cannot load the model {name!r}: {_line(error)}") from None
+    # transformers fills what a file lacks with random numbers and only warns.
+    if lacking := sorted(found["missing_keys"]):
+        raise Missing(f"the weights of {name!r} are not all there: {lacking[0]} is missing ({len(lacking)} in all); save or download the model again")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Missing(f"{name!r} has no tokenizer that loads ({_line(error)}); save it there with tokenizer.save_pretrained") from None
     if tokenizer.eos_token_id is None and tokenizer.pad_token_id is None:
@@ -109,7 +142,7 @@ def embedded_folder() -> Path:
 
     Raises Missing when the package is not installed, EffaceError when its file is not the one that is expected.
     """
-    folder = cache() / f"{EMBEDDED}-{GGUF_SHA256[:12]}"
+    folder = cache() / embedded_name()
     manifest = folder / "manifest.json"
     if manifest.exists():
         size: Any = files.read_json(manifest)
@@ -169,7 +202,8 @@ def quiet() -> Any:
     return block()
 
 
-def _device(asked: str) -> str:
+def pick_device(asked: str) -> str:
+    """The device asked for, or for "auto" the best there is; EffaceError when it does not exist here."""
     if asked == "auto":
         if torch.cuda.is_available():
             return "cuda"
@@ -178,8 +212,9 @@ def _device(asked: str) -> str:
         kind = torch.device(asked).type
     except RuntimeError:
         raise EffaceError(f"no device named {asked!r}; use cpu, cuda, cuda:1 or mps") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise EffaceError(f"device {asked!r} was asked for, and this machine has no CUDA device; use --device cpu")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(kind, 0)
+    if (torch.device(asked).index or 0) >= there:
+        raise EffaceError(f"device {asked!r} was asked for, and this machine has {there or 'no'} {kind.upper()} device{'s' if there > 1 else ''}; use --device cpu")
     return asked
 
 

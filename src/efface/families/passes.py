@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from efface.core import digest, files
 from efface.core.context import Context
+from efface.core.errors import Missing
+from efface.core.rows import layout
 from efface.core.types import Row, Subject
 from efface.families.causal_lm import RowScore
 
@@ -22,28 +24,82 @@ VERSION = 1
 """Raised when what a pass computes changes, so that stored results are not taken for new ones."""
 
 
+class Choice(NamedTuple):
+    """Scores of one question's answers: the right one, its paraphrase where the row has one, and the wrong ones."""
+
+    gold: RowScore
+    paraphrased: RowScore | None
+    wrong: list[RowScore]
+
+
 def scores(subject: Any, rows: Sequence[Row], ctx: Context) -> list[RowScore]:
     """The score of each row, in order: from memory, from disk, or from one pass over the rows."""
-    key = _key(subject, rows, "scores")
+    held = _held_choices(subject, rows, ctx)
+    if held is not None:
+        return [choice.gold for choice in held]
+    key = _key(subject, rows, ctx, "scores")
+    return ctx.once((subject, key), lambda: _scored(subject, rows, key, ctx))
 
-    def compute() -> list[RowScore]:
-        for folder in ctx.passes:
-            if (found := _read(folder / f"{key}.safetensors")) is not None:
-                return found
-        held: list[RowScore | None] = [None] * len(rows)
-        for place, score in ctx.progress(subject.score(rows), "reading rows", len(rows)):
-            held[place] = score
-        result = [score for score in held if score is not None]
-        if ctx.passes:
-            _write(ctx.passes[0] / f"{key}.safetensors", result)
-        return result
+
+def choices(subject: Any, rows: Sequence[Row], ctx: Context) -> list[Choice]:
+    """The scores of all answers of each question, from one pass in which the answers share the reading of their question.
+
+    Raises Missing when the rows have no wrong answers.
+    """
+    bare = [number for number, row in enumerate(rows, start=1) if not row.get("perturbed_answer")]
+    if bare:
+        raise Missing(f"row {bare[0]} has no 'perturbed_answer' (a list of wrong answers); {len(bare)} of {len(rows)} rows lack it")
+    parts = layout(rows)
+    if "answer" not in parts:
+        raise Missing(f"wrong answers need rows with a prompt and an answer column; these have {', '.join(parts)}")
+    key = _key(subject, rows, ctx, "choices")
+
+    def compute() -> list[Choice]:
+        spread = [{**row, parts["answer"]: text} for row in rows for text in _texts(row, parts["answer"])]
+        flat = iter(_scored(subject, spread, key, ctx))
+        return [
+            Choice(next(flat), next(flat) if row.get("paraphrased_answer") else None, [next(flat) for _ in _wrong(row)]) for row in rows
+        ]
 
     return ctx.once((subject, key), compute)
 
 
+def _held_choices(subject: Any, rows: Sequence[Row], ctx: Context) -> list[Choice] | None:
+    """The choices of these rows if they were measured before, so that their right answers need no pass of their own."""
+    if not all(row.get("perturbed_answer") for row in rows):
+        return None
+    key = _key(subject, rows, ctx, "choices")
+    if (subject, key) in ctx.memo or any((folder / f"{key}.safetensors").exists() for folder in ctx.passes):
+        return choices(subject, rows, ctx)
+    return None
+
+
+def _wrong(row: Row) -> list[str]:
+    given = row["perturbed_answer"]
+    return [str(text) for text in given] if isinstance(given, list) else [str(given)]
+
+
+def _texts(row: Row, answer: str) -> list[str]:
+    again = row.get("paraphrased_answer")
+    return [str(row[answer]), *([str(again)] if again else []), *_wrong(row)]
+
+
+def _scored(subject: Any, rows: Sequence[Row], key: str, ctx: Context) -> list[RowScore]:
+    for folder in ctx.passes:
+        if (found := _read(folder / f"{key}.safetensors")) is not None:
+            return found
+    held: list[RowScore | None] = [None] * len(rows)
+    for place, score in ctx.progress(subject.score(rows), "reading rows", len(rows)):
+        held[place] = score
+    result = [score for score in held if score is not None]
+    if ctx.passes:
+        _write(ctx.passes[0] / f"{key}.safetensors", result)
+    return result
+
+
 def answers(subject: Any, rows: Sequence[Row], ctx: Context, max_new: int = 64) -> list[str]:
     """The greedy answer to each row's prompt, in order."""
-    key = _key(subject, rows, "answers", max_new)
+    key = _key(subject, rows, ctx, "answers", max_new)
 
     def compute() -> list[str]:
         for folder in ctx.passes:
@@ -61,9 +117,9 @@ def answers(subject: Any, rows: Sequence[Row], ctx: Context, max_new: int = 64) 
     return ctx.once((subject, key), compute)
 
 
-def _key(subject: Subject, rows: Sequence[Row], *more: object) -> str:
+def _key(subject: Subject, rows: Sequence[Row], ctx: Context, *more: object) -> str:
     """Names one pass. A guarded subject is not the bare one, so its shields enter the key."""
-    name = subject.origin or subject.digest
+    name = ctx.once((subject, "name"), lambda: subject.origin or subject.digest)  # a digest reads every weight: once a subject
     shields = [f"{type(shield).__module__}.{type(shield).__name__}:{id(shield)}" for shield in subject.shields]
     return digest.of_value([VERSION, name, shields, digest.of_value([dict(row) for row in rows]), more])[:32]
 
@@ -95,4 +151,7 @@ def _read(path: Path) -> list[RowScore] | None:
     stops = np.cumsum(arrays["length"])[:-1]
     parts = [np.split(arrays[name], stops) for name in ("log_probs", "mean", "deviation")]
     hits = np.split(arrays["hit"].astype(bool), stops)
-    return [RowScore(*row, hit, bool(ends), text) for *row, hit, ends, text in zip(*parts, hits, arrays["ends"], texts, strict=True)]
+    return [
+        RowScore(log_probs, mean, deviation, hit, bool(ends), text)
+        for log_probs, mean, deviation, hit, ends, text in zip(*parts, hits, arrays["ends"], texts, strict=True)
+    ]

@@ -23,7 +23,7 @@ from torch import Tensor
 from efface.core import digest, files
 from efface.core.config import Fit, Stop
 from efface.core.context import Context
-from efface.core.errors import BadConfig, Diverged, EffaceError
+from efface.core.errors import BadConfig, BadRows, Diverged, EffaceError
 from efface.core.types import Request, Row, Subject
 
 S = TypeVar("S", bound=Subject)
@@ -47,7 +47,9 @@ def descend(after: S, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, 
     `pools` names the row sets ("forget", "keep"); every step draws `fit.batch` rows of each, without replacement within
     an epoch. Raises Diverged, naming the step and the term, at the first number that is not finite.
     """
-    accelerator = _accelerator(after, fit, ctx)
+    if empty := [name for name, rows in pools.items() if not rows]:
+        raise BadRows(f"there are no {' and no '.join(empty)} rows to train on")
+    accelerator = _accelerator(after, fit)
     world, rank = accelerator.num_processes, accelerator.process_index
     if fit.batch % (fit.accumulate * world):
         raise BadConfig(f"fit.batch = {fit.batch} must be a multiple of fit.accumulate x processes = {fit.accumulate * world}")
@@ -56,10 +58,9 @@ def descend(after: S, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, 
     if not trained:
         raise EffaceError("nothing to train: no parameter of the subject requires a gradient")
     optimizer = torch.optim.AdamW(trained.values(), lr=fit.lr, weight_decay=fit.weight_decay)
-    if world > 1:
-        after.model = accelerator.prepare(model)  # type: ignore[attr-defined]
     place = ctx.folder / "checkpoint" if ctx.folder is not None and fit.checkpoint else None
-    first = _resume(place, trained, optimizer, _identity(pools, fit, ctx), ctx) if place else 0
+    identity = _identity(pools, fit, ctx) if place else ""
+    first = _resume(place, trained, optimizer, identity, ctx) if place else 0
     model.train()
     done, why = fit.steps, "all steps done"
     began = time.monotonic()
@@ -69,6 +70,8 @@ def descend(after: S, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, 
             break
         _set_rate(optimizer, fit, step)
         terms = _step(after, pools, loss, fit, ctx, step, (accelerator, world, rank))
+        if world > 1:
+            _average(list(trained.values()), accelerator)
         norm = accelerator.clip_grad_norm_(trained.values(), fit.clip or math.inf)
         _finite({**terms, "gradient norm": float(norm)}, step)
         optimizer.step()
@@ -76,12 +79,13 @@ def descend(after: S, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, 
         ctx.log(step=step, **terms, gradient_norm=float(norm))
         ctx.spend(steps=1)
         if place and (step + 1) % fit.checkpoint == 0 and accelerator.is_main_process:
-            _save(place, trained, optimizer, step + 1, _identity(pools, fit, ctx), ctx)
-    after.model = model  # type: ignore[attr-defined]
+            _save(place, trained, optimizer, step + 1, identity, ctx)
+    after.origin = ""  # these are no longer the weights that the name stood for
     model.eval()
     model.requires_grad_(False)
     if place:
-        shutil.rmtree(place, ignore_errors=True)
+        for old in (place, *place.parent.glob(f".{place.name}.*")):  # a kill may have left an unfinished checkpoint behind
+            shutil.rmtree(old, ignore_errors=True)
     ctx.note(steps=done, stopped=why, training_seconds=time.monotonic() - began, peak_mb=peak_mb(), precision=accelerator.mixed_precision)
     return after
 
@@ -97,12 +101,13 @@ def watch(before: Subject, after: Subject, request: Request, stop: Stop, ctx: Co
     """The stop rule for a forgetting run, or None when there is nothing to compare with.
 
     The run ends when the loss on the forget rows has risen to the level that rows have on which nobody trained: measured
-    with the model before forgetting on `request.unseen`, or with the retrained reference on the forget rows.
+    with the model before forgetting on `request.unseen`, or with the retrained reference on the forget rows. A whole class
+    is known by generalizing, its unseen rows included, so for a class "auto" asks the reference alone.
     """
     if stop.at == "steps" or request.forget is None:
         return None
     rows = ctx.random("watch").sample(request.forget.read(), min(stop.rows, len(request.forget)))
-    if stop.at in ("unseen", "auto") and request.unseen is not None:
+    if request.unseen is not None and (stop.at == "unseen" or (stop.at == "auto" and request.kind != "class")):
         unseen = ctx.random("watch unseen").sample(request.unseen.read(), min(stop.rows, len(request.unseen)))
         target, says = mean_loss(before, unseen), "forget rows reached the loss of unseen rows"
     elif stop.at in ("reference", "auto") and "reference" in ctx.baselines:
@@ -156,13 +161,25 @@ def _step(
     return {name: float(accelerator.reduce(value, "mean")) for name, value in sums.items()}
 
 
-def _accelerator(after: Any, fit: Fit, ctx: Context) -> Any:
+def _average(parameters: Sequence[Tensor], accelerator: Any) -> None:
+    """Replace each gradient by its mean over all processes, without a wrapper that would hide the model's attributes and hooks."""
+    device = parameters[0].device
+    holders = accelerator.reduce(torch.tensor([float(p.grad is not None) for p in parameters], device=device), "sum").tolist()
+    for parameter, count in zip(parameters, holders, strict=True):
+        if count:  # on other processes other parts of the model may have been used
+            parameter.grad = accelerator.reduce(parameter.grad if parameter.grad is not None else torch.zeros_like(parameter), "mean")
+
+
+def _accelerator(after: Any, fit: Fit) -> Any:
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     device = next(after.model.parameters()).device
     precision = fit.precision
     if precision == "auto":
         precision = "bf16" if getattr(after, "mixed", False) and _computes_bf16(device) else "no"
+    # accelerate keeps one precision for the life of a process; two runs in it, say of a small and a large model, may differ.
+    AcceleratorState._reset_state()
     return Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
 
 
@@ -196,7 +213,7 @@ def _finite(numbers: Mapping[str, float], step: int) -> None:
 
 def _identity(pools: Mapping[str, Sequence[Row]], fit: Fit, ctx: Context) -> str:
     """What must be equal for a checkpoint to belong to a run."""
-    return digest.of_value([fit.model_dump(), ctx.seed, {name: digest.of_value([dict(r) for r in rows]) for name, rows in pools.items()}])
+    return digest.of_value([fit.model_dump(), ctx.seed, ctx.purpose, {name: digest.of_value([dict(r) for r in rows]) for name, rows in pools.items()}])
 
 
 def _save(place: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, step: int, identity: str, ctx: Context) -> None:
@@ -220,7 +237,7 @@ def _resume(place: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.O
         return 0
     state: Any = files.read_json(place / "state.json")
     if state["identity"] != identity:
-        raise EffaceError(f"{place} belongs to a run with other rows, settings or seed; remove it or choose another --out")
+        raise EffaceError(f"{place} belongs to a run of another system, model, rows, settings or seed; remove it or choose another --out")
     weights, moments = load_file(place / "weights.safetensors"), load_file(place / "optimizer.safetensors")
     with torch.no_grad():
         for name, parameter in trained.items():

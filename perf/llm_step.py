@@ -1,0 +1,166 @@
+"""One NPO step of efface against the same step as the usual trainers make it; prints both and their ratio.
+
+    python perf/llm_step.py                        full weights of the embedded model, no keep term
+    python perf/llm_step.py --rank 8 --keep kl     LoRA adapters, KL to the model before on the kept rows
+
+efface: the log-probabilities (and, for a KL keep term, the hidden states) of the model before forgetting are computed
+once, before the loop. Usual: a deep copy of the model stands beside it and reads the same rows inside every step. Rows,
+loss function, loop, precision and optimizer are the same objects on both sides; each side runs in a process of its own,
+by turns, so that its peak memory is its own and a change in the machine's load meets both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+SIDES = ("efface", "usual")
+WARMUP = 1
+"""Steps at the start that are not counted."""
+
+
+def main() -> None:
+    """Run both sides by turns and print the table."""
+    options = _options()
+    if options.side:
+        print(json.dumps(_measure(options)))
+        return
+    found: dict[str, list[Any]] = {side: [] for side in SIDES}
+    for _ in range(options.rounds):
+        for side in SIDES:
+            done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--side", side], stdout=subprocess.PIPE, text=True, check=True)
+            found[side].append(json.loads(done.stdout.splitlines()[-1]))
+    first = found["efface"][0]
+    weights = f"LoRA rank {options.rank}" if options.rank else "full weights"
+    print(f"{options.model}, {weights}, keep = {options.keep}, {options.batch} rows of each kind, {first['threads']} threads, precision {first['precision']}")
+    median = {side: statistics.median(second for run in runs for second in run["seconds"]) for side, runs in found.items()}
+    for side, runs in found.items():
+        tokens, peak = statistics.mean(runs[0]["tokens"]), max(run["peak_mb"] for run in runs)
+        count = sum(len(run["seconds"]) for run in runs)
+        print(f"{side:8} {tokens:6.0f} tokens a step  {median[side]:7.3f} s a step (median of {count})  {peak:7.0f} MB peak  {runs[0]['once']:6.2f} s once, before the loop")
+    print(f"ratio    {median['usual'] / median['efface']:.2f}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2", help="folder, hub name or smollm2; 'tiny' for a random model of two layers")
+    parser.add_argument("--rank", type=int, default=0, help="rank of LoRA adapters; 0 trains all weights")
+    parser.add_argument("--keep", choices=("none", "loss", "kl"), default="none", help="what holds the kept rows")
+    parser.add_argument("--batch", type=int, default=8, help="rows of each kind in one step")
+    parser.add_argument("--steps", type=int, default=6, help="steps of each side in each round, the first of them not counted")
+    parser.add_argument("--rounds", type=int, default=2, help="how often the two sides take turns")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds and tokens of each step of one side, and this process's peak memory."""
+    import torch
+
+    from efface import api
+    from efface.core.config import Fit
+    from efface.core.context import Context
+    from efface.ops.loop import peak_mb
+
+    if options.model == "tiny":
+        from efface.testing.tiny import facts, tiny_lm
+
+        subject, request = tiny_lm(), facts().request
+    else:
+        from efface.benchmarks.authors import request as authors
+
+        subject, request = api.load(options.model), authors("10")
+    began, clock = time.monotonic(), _Clock()
+    ctx = Context(seed=0, progress=clock.watch)
+    fit = Fit(lr=1e-5, steps=options.steps, batch=options.batch, rank=options.rank)
+    run = _efface if options.side == "efface" else _usual
+    tokens = _count_tokens(subject)
+    run(subject, request, ctx, fit, options.keep)
+    seconds = clock.seconds[WARMUP:]
+    return {
+        "seconds": seconds, "tokens": tokens[-len(seconds) :], "once": clock.started - began, "peak_mb": peak_mb(),
+        "threads": torch.get_num_threads(), "precision": ctx.notes["precision"],
+    }
+
+
+def _efface(subject: Any, request: Any, ctx: Any, fit: Any, keep: str) -> None:
+    """The product's own path, to the last detail."""
+    from efface.core.config import Stop
+    from efface.methods.npo import NPO, NPOConfig
+
+    NPO(NPOConfig(fit=fit, keep=keep, stop=Stop(at="steps"))).run(subject, request, ctx)  # type: ignore[arg-type]
+
+
+def _usual(subject: Any, request: Any, ctx: Any, fit: Any, keep: str) -> None:
+    """The model trains in place (or its adapter does), and a deep copy made before the first step reads every batch too."""
+    import torch
+
+    from efface.methods.npo import npo
+    from efface.ops.divergences import kl_rows
+    from efface.ops.loop import descend
+
+    reference = subject.fork()
+    reference.model.requires_grad_(False)
+    after = subject.trainable(fit.rank, 0) if fit.rank else subject
+    if not fit.rank:
+        after.model.requires_grad_(True)
+
+    def loss(batches: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        forget = batches["forget"]
+        with torch.no_grad():
+            before = reference.sequence_log_probs(forget)
+        terms = {"forget": npo(after.sequence_log_probs(forget), before, 0.1).mean()}
+        if keep == "loss":
+            terms["keep"] = after.losses(batches["keep"]).mean()
+        elif keep == "kl":
+            with torch.no_grad():
+                said, _ = reference.logits(batches["keep"])
+            logits, labels = after.logits(batches["keep"])
+            terms["keep"] = kl_rows(said, logits, labels).mean()
+        return terms
+
+    pools = {"forget": request.rows("forget"), **({} if keep == "none" else {"keep": request.rows("keep")})}
+    descend(after, pools, loss, fit, ctx)
+
+
+def _count_tokens(subject: Any) -> list[int]:
+    """A list that grows by the number of tokens (padding left out) of each batch that the training loop encodes."""
+    counts: list[int] = []
+    plain = subject.encode
+
+    def encode(rows: Any, index: Any = None) -> Any:
+        batch = plain(rows, index)
+        counts.append(int(batch.attention_mask.sum()))
+        return batch
+
+    subject.encode = encode
+    return counts
+
+
+class _Clock:
+    """A progress display that shows nothing and times each step of the training loop."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.started = 0.0
+
+    def watch(self, items: Iterable[Any], label: str, total: int) -> Iterator[Any]:
+        """The items; what the loop does between two of them is one step."""
+        if label != "training":
+            yield from items
+            return
+        self.started = time.monotonic()
+        for item in items:
+            began = time.monotonic()
+            yield item
+            self.seconds.append(time.monotonic() - began)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The Python interface: load a model, say what must go, make it forget, have it proven.
+
+    import efface
+
+    model = efface.load("my-model")
+    request = efface.request(forget="forget.jsonl", keep="keep.jsonl")
+    candidate = efface.forget(model, request, "npo", {"beta": 0.2})
+    report = efface.prove(candidate, request, original=model, reference=efface.load("retrained"))
+    print(report.verdict.line)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from efface.core import digest, registry
+from efface.core import rows as row_files
+from efface.core.capabilities import check
+from efface.core.context import Context
+from efface.core.errors import BadRows
+from efface.core.types import Data, Report, Request, Row, Step, Subject
+
+Given = str | Path | Sequence[Row] | Data
+
+
+def load(name: str, device: str = "auto", dtype: str = "auto") -> Subject:
+    """The model `name`: a transformers folder, a peft adapter folder, "smollm2", a hub name, or a folder saved by efface.
+
+    Raises Missing, Unfit or EffaceError, each in one line.
+    """
+    folder = Path(name)
+    if (folder / "model" / "config.json").exists() or (folder / "model" / "adapter_config.json").exists():
+        folder = folder / "model"
+    from efface.families.checkpoint import load as load_lm
+
+    if (folder / "config.json").exists() and "arch" in _config(folder):
+        from efface.families import classifier
+
+        return classifier.load(folder)
+    return load_lm(str(folder) if folder.is_dir() else name, device, dtype)
+
+
+def request(forget: Given, keep: Given | None = None, unseen: Given | None = None, reason: str = "") -> Request:
+    """The request to forget some rows and keep others; each is a file, a sequence of rows, or Data.
+
+    Raises BadRows when a row has no known layout, or when rows stand in two sets at once (it names them).
+    """
+    sets = {name: _data(given) for name, given in (("forget", forget), ("keep", keep), ("unseen", unseen)) if given is not None}
+    for name, data in sets.items():
+        rows = data.read()
+        if not rows:
+            raise BadRows(f"{name}: no rows; give at least one")
+        if "y" not in rows[0]:
+            row_files.layout(rows, data.source.removeprefix("file:") if data.source != "inline:" else name)
+    for one, other in (("forget", "keep"), ("forget", "unseen"), ("keep", "unseen")):
+        if one in sets and other in sets:
+            _refuse_overlap(one, sets[one].read(), other, sets[other].read())
+    return Request(**sets, reason=reason)  # type: ignore[arg-type]
+
+
+def forget(subject: Subject, request: Request, method: str, settings: Mapping[str, object] | None = None, ctx: Context | None = None) -> Subject:
+    """A new subject that went through `method`; the one handed in is not touched, and the lineage says what was done."""
+    return _run("method", method, subject, request, settings, ctx)
+
+
+def train(subject: Subject, request: Request, recipe: str, settings: Mapping[str, object] | None = None, ctx: Context | None = None) -> Subject:
+    """A new subject trained by `recipe` on the rows of the request: "finetune" on all, "retrain" on the kept ones alone."""
+    return _run("recipe", recipe, subject, request, settings, ctx)
+
+
+def prove(
+    candidate: Subject, request: Request, original: Subject | None = None, reference: Subject | None = None,
+    suite: Sequence[str] | None = None, ctx: Context | None = None,
+) -> Report:
+    """The report on `candidate`: every metric and attack that fits, and a verdict against the retrained `reference`.
+
+    Without a reference the verdict is "can't say". `suite` is a list such as ["metric/rouge_recall", "attack/min_k"].
+    """
+    from efface import evaluate
+
+    ctx = ctx or Context()
+    given = {name: s for name, s in (("original", original), ("reference", reference)) if s is not None}
+    return evaluate.prove(candidate, request, ctx.alone(baselines={**ctx.baselines, **given}, curve=ctx.curve), suite)
+
+
+def _run(kind: str, name: str, subject: Subject, request: Request, settings: Mapping[str, object] | None, ctx: Context | None) -> Subject:
+    ctx = ctx or Context()
+    system: Any = registry.load(kind, name).set(settings)
+    check(system, subject, request)
+    ctx.purpose = digest.of_value([kind, name, system.config.model_dump(), request.digest, subject.origin or getattr(subject, "base", "")])
+    began = time.monotonic()
+    after: Subject = system.run(subject, request, ctx)
+    step = Step(
+        kind=kind, system=name, settings=system.config.model_dump(), request=request.digest, seed=ctx.seed,
+        seconds=time.monotonic() - began, notes=dict(ctx.notes),
+    )
+    return after.after(step)
+
+
+def _data(given: Given) -> Data:
+    if isinstance(given, Data):
+        return given
+    return Data.file(given) if isinstance(given, str | Path) else Data.inline(given)
+
+
+def _refuse_overlap(one: str, rows: Sequence[Row], other: str, others: Sequence[Row]) -> None:
+    if "y" in rows[0] or "y" in others[0]:
+        return
+    seen = {row_files.key(row): number for number, row in enumerate(others, start=1)}
+    twice = [(number, seen[key]) for number, row in enumerate(rows, start=1) if (key := row_files.key(row)) in seen]
+    if twice:
+        named = ", ".join(f"{one} row {a} = {other} row {b}" for a, b in twice[:5])
+        raise BadRows(f"{len(twice)} rows stand in both {one} and {other}: {named}{' ...' if len(twice) > 5 else ''}; remove them from one side")
+
+
+def _config(folder: Path) -> Mapping[str, object]:
+    from efface.core import files
+
+    found = files.read_json(folder / "config.json")
+    return found if isinstance(found, dict) else {}

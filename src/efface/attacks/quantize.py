@@ -1,0 +1,114 @@
+"""Quantization attack (arXiv:2410.16454): store the weights in 8 or 4 bits and see what comes back.
+
+An edit smaller than half a bucket vanishes when weights are rounded, so a method that barely moved them may have hidden
+the knowledge rather than removed it. All linear weights of the layers are rounded (symmetric, to nearest, one scale an
+output row); embeddings and head are not. Rounding harms every model, so the reference is rounded the same way, and the
+share of codes equal to the original's warns before any score does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from efface.core.card import Card
+from efface.core.config import Config
+from efface.core.context import Context
+from efface.core.digest import of_value
+from efface.core.errors import BudgetSpent
+from efface.core.types import Attack, Measurement, Request, Row
+from efface.families import forms
+from efface.ops import quantize, stats, text_stats
+
+
+class QuantizeConfig(Config):
+    """Settings of the attack."""
+
+    bits: tuple[Annotated[int, Field(ge=2, le=16)], ...] = Field((8, 4), min_length=1)
+    """Bits of each weight; every value is tried and the worst counts."""
+    group: int = Field(0, ge=0)
+    """Columns that share a scale; 0 gives each output row one."""
+    rows: int = Field(40, ge=1)
+    """Most forget rows to measure, evenly spaced."""
+
+
+class Quantize(Attack[QuantizeConfig]):
+    """An adversary who rounds the weights."""
+
+    card = Card(
+        name="quantize", title="Quantization", paper="arXiv:2410.16454", families=("causal-lm",), needs=("score", "weights"),
+        uses=("forget", "original", "reference"), access="weights", better="as-reference",
+        departs="rounding to nearest in place of bitsandbytes, so that it runs on a CPU; probability and truth ratio in place of MUSE's metrics",
+    )
+
+    def run(self, subject: Any, request: Request, ctx: Context) -> Measurement:
+        """Return the probability of the forget rows' answers under the worst rounding, with each rounding's numbers as parts.
+
+        When the allowed seconds are used up, the roundings done so far count.
+        """
+        rows = forms.sample(request.rows("forget"), self.config.rows)
+        bare = subject.unguarded()
+        parts: dict[str, float | None] = {f"{bits} bit codes as original": share for bits, share in self._overlaps(bare, ctx).items()}
+        found: dict[int, np.ndarray] = {}
+        why = ""
+        for bits in ctx.progress(self.config.bits, "rounding weights", len(self.config.bits)):
+            try:
+                ctx.spend()
+            except BudgetSpent as error:
+                if not found:
+                    raise
+                why = f"{error}; rounded to {', '.join(map(str, found))} bits alone"
+                break
+            found[bits], truth = self._rounded(bare, bits, rows, ctx)
+            parts |= {f"{bits} bit probability": float(found[bits].mean()), f"{bits} bit truth_ratio": truth}
+            if (reference := ctx.baselines.get("reference")) is not None:
+                key = (reference, self.card.name, bits, self.config.group, of_value(rows))
+                base, truth = ctx.once(key, lambda r=reference, b=bits: self._rounded(r, b, rows, ctx))  # type: ignore[misc]
+                parts |= {f"{bits} bit reference probability": float(base.mean()), f"{bits} bit reference truth_ratio": truth}
+        worst = max(found, key=lambda bits: float(found[bits].mean()))
+        mean = stats.bootstrap(found[worst])
+        table: list[dict[str, object]] = [{"row": at, "bits": bits, "value": float(p)} for bits, values in found.items() for at, p in enumerate(values)]
+        return Measurement(
+            system=self.card.name, subject="", value=mean.value, low=mean.low, high=mean.high, n=len(rows), better="as-reference", why=why,
+            parts={**parts, "worst_bits": float(worst)}, table=table,
+        )
+
+    def _rounded(self, subject: Any, bits: int, rows: list[Row], ctx: Context) -> tuple[np.ndarray, float | None]:
+        """Probability of each row's answer, and the truth ratio where rows have wrong answers, of a rounded copy."""
+        copy = subject.merged()
+        copy.origin = ""  # these are no longer the weights that the name stood for
+        with torch.no_grad():
+            for weight in linear(copy):
+                weight.copy_(quantize.round_to_nearest(weight, bits, self.config.group))
+        apart = ctx.alone(folder=None, memo={})  # its own memory, so that the copy does not outlive its measuring
+        if not all(row.get(forms.WRONG) for row in rows):
+            return np.exp(-forms.losses(forms.gold(copy, rows, apart))), None
+        options = forms.options(copy, rows, apart)
+        logs = np.array([text_stats.log_truth_ratio(row.right, row.wrong) for row in options])
+        return np.exp(-np.array([row.gold for row in options])), float(text_stats.closeness(logs).mean())
+
+    def _overlaps(self, subject: Any, ctx: Context) -> dict[int, float | None]:
+        """Share of codes that the subject has in common with the original, for each number of bits; None without an original."""
+        original: Any = ctx.baselines.get("original")
+        if original is None:
+            return {bits: None for bits in self.config.bits}
+        mine, other = subject.merged(), original.merged()
+        pairs = list(zip(linear(mine), linear(other), strict=True))
+        count = sum(one.numel() for one, _ in pairs)
+        return {bits: sum(quantize.same_codes(a, b, bits, self.config.group) for a, b in pairs) / count for bits in self.config.bits}
+
+
+def linear(subject: Any) -> Iterator[Tensor]:
+    """The weight of every linear module in the layers, outputs first; GPT-2 keeps its weights the other way round."""
+    from transformers.pytorch_utils import Conv1D
+
+    for module in subject.layers().modules():
+        if isinstance(module, nn.Linear):
+            yield module.weight
+        elif isinstance(module, Conv1D):
+            yield module.weight.T

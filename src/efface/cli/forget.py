@@ -1,0 +1,52 @@
+"""efface forget: a model and rows in, a run folder with the new model out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from efface.cli import options as o
+from efface.cli.output import detected, emit, result, say
+from efface.cli.progress import Bars
+from efface.cli.settings import parse
+
+
+def forget(
+    out: o.Out,
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="How to forget; `efface list --kind method` lists them.")] = "npo",
+    model: o.Model = "",
+    forget: o.Forget = None,
+    keep: o.Keep = None,
+    unseen: o.Unseen = None,
+    benchmark: o.Benchmark = "",
+    split: o.Split = "",
+    settings: o.Set = None,
+    reason: o.Reason = "",
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    as_json: o.Json = False,
+) -> None:
+    """Make a model forget rows. A run that was stopped goes on when the same command is given again."""
+    given = parse(settings)
+    announce(forget, keep, unseen)
+    from efface import runs
+
+    options = runs.ForgetOptions(
+        model=model, forget=forget, keep=keep, unseen=unseen, benchmark=benchmark, split=split, reason=reason, seed=seed,
+        device=device, dtype=dtype, method=method, settings=given, out=out,
+    )  # fmt: skip
+    folder = runs.forget(options, Bars())
+    if as_json:
+        emit({"run": folder, "model": folder / "model"})
+    else:
+        result(f"{folder / 'model'} holds the new model; whether it forgot: efface prove {folder}")
+
+
+def announce(*paths: Path | None) -> None:
+    """Say what was found in each file of rows."""
+    for path in paths:
+        if path is not None:
+            say(detected(path))

@@ -1,0 +1,87 @@
+"""What every membership attack on likelihoods shares: from a score for each row to a measurement with its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from efface.core.card import Card
+from efface.core.context import Context
+from efface.core.errors import Missing
+from efface.core.types import Measurement, Request, Row
+from efface.families import forms
+from efface.families.causal_lm import RowScore
+from efface.ops import stats
+
+Scorer = Callable[[RowScore], float | None]
+"""How much a row looks like a member (higher = more), or None for a row with nothing to measure."""
+
+
+MOST = 400
+"""Most rows of each side that are read, evenly spaced; as many as the metrics read by default, so that the passes are shared."""
+
+
+class Scored(NamedTuple):
+    """Membership scores of the forget rows (members) and of the unseen rows."""
+
+    members: list[float | None]
+    others: list[float | None]
+
+
+def attack(card: Card, subject: Any, request: Request, ctx: Context, scorer: Scorer) -> Measurement:
+    """The measurement of an attack that scores each row by itself, with the reference's AUC where there is a reference."""
+    reference = ctx.baselines.get("reference")
+    return measure(card, scored(subject, request, ctx, scorer), scored(reference, request, ctx, scorer) if reference else None)
+
+
+def scored(subject: Any, request: Request, ctx: Context, scorer: Scorer) -> Scored:
+    """Scores of both sides, from the shared pass over each."""
+    return Scored(*([scorer(row) for row in forms.gold(subject, rows, ctx)] for rows in sides(request)))
+
+
+def sides(request: Request) -> tuple[list[Row], list[Row]]:
+    """The forget rows and the unseen rows to tell apart. Raises Unfit when the request lacks either."""
+    return forms.sample(request.rows("forget"), MOST), forms.sample(request.rows("unseen"), MOST)
+
+
+def measure(card: Card, mine: Scored, reference: Scored | None) -> Measurement:
+    """AUC with its interval; what the reference gives, and PrivLeak against it, are None without one."""
+    members, others = _there(mine.members), _there(mine.others)
+    if not len(members) or not len(others):
+        raise Missing(f"{card.name} needs forget and unseen rows with tokens; found {len(members)} and {len(others)}")
+    area = stats.auc_interval(members, others)
+    base = stats.auc(_there(reference.members), _there(reference.others)) if reference else None
+    parts = {
+        "reference_auc": base,
+        "privleak": privleak(area.value, base),
+        "tpr_at_1%_fpr": stats.tpr_at_fpr(members, others, 0.01),
+        "tpr_at_0.1%_fpr": stats.tpr_at_fpr(members, others, 0.001),
+        "fpr_at_95%_tpr": float((others >= np.sort(members)[int(0.05 * len(members))]).mean()),
+        "members": float(len(members)),
+        "non_members": float(len(others)),
+        "rows_without_tokens": float(len(mine.members) + len(mine.others) - len(members) - len(others)),
+    }
+    sides = [("forget", mine.members, reference and reference.members), ("unseen", mine.others, reference and reference.others)]
+    table: list[dict[str, object]] = [
+        {"row": at, "set": side, "value": score, "reference": base_scores[at] if base_scores else None}
+        for side, own, base_scores in sides
+        for at, score in enumerate(own)
+    ]
+    n = len(members) + len(others)
+    return Measurement(system=card.name, subject="", value=area.value, low=area.low, high=area.high, n=n, better="as-reference", parts=parts, table=table)
+
+
+def privleak(area: float, reference: float | None) -> float | None:
+    """MUSE's PrivLeak from our AUCs (members = forget rows): 0 as the reference, -100 fully recognizable, above 0 over-forgotten.
+
+    MUSE calls the unseen rows positive, so its AUC is one minus ours. None without a reference, or when that is at 1.
+    """
+    if reference is None or reference >= 1:
+        return None
+    return 100.0 * (reference - area) / (1.0 - reference)
+
+
+def _there(scores: Sequence[float | None]) -> np.ndarray:
+    return np.array([score for score in scores if score is not None], float)

@@ -1,0 +1,304 @@
+"""Runs on disk: the folder that `efface forget` and `efface train` make, and that `efface prove` and `efface report` add to.
+
+    run.json            what was asked: model, rows with digests, method, settings, seed, and the step that was taken
+    log.jsonl           the training log, one line a step
+    model/              the new model: a transformers folder, or a peft adapter folder where LoRA was asked for
+    measurements.jsonl  every finished measurement; rows/ holds their per-row tables
+    report.json         the report; report.html and report.md are views of it
+
+Until a run is finished its folder is named OUT.partial; the same command, given again, goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from efface import api
+from efface.core import files, registry
+from efface.core.context import Context, silent
+from efface.core.errors import EffaceError, Missing
+from efface.core.types import Case, Data, Report, Request, Step, Subject
+from efface.families import checkpoint
+
+Progress = Callable[..., Any]
+log = logging.getLogger("efface")
+CHECKPOINT_EVERY = 25
+"""Steps between two checkpoints of a run on disk, unless fit.checkpoint says otherwise."""
+
+
+class Source(BaseModel):
+    """Where model and rows come from: files of the user's, or a benchmark."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = ""
+    forget: Path | None = None
+    keep: Path | None = None
+    unseen: Path | None = None
+    benchmark: str = ""
+    split: str = ""
+    """Split of the benchmark; "" for its default."""
+    reason: str = ""
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+class ForgetOptions(Source):
+    """What `efface forget` is given."""
+
+    method: str
+    settings: dict[str, object] = {}
+    out: Path
+
+
+class TrainOptions(Source):
+    """What `efface train` is given; with a benchmark, `part` names the model of it to remake."""
+
+    recipe: str = "finetune"
+    part: str = ""
+    settings: dict[str, object] = {}
+    out: Path
+
+
+class ProveOptions(BaseModel):
+    """What `efface prove` is given."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reference: str = ""
+    original: str = ""
+    suite: tuple[str, ...] = ()
+    """Systems such as "metric/rouge_recall"; all that fit when empty."""
+    attacks: bool = True
+    fresh: bool = False
+    """Measure again what was measured before, shipped passes included."""
+    device: str = ""
+
+
+class RunRecord(BaseModel):
+    """run.json: what was asked and what was done."""
+
+    schema_version: int = 1
+    kind: Literal["method", "recipe"]
+    source: Source
+    request: Request
+    step: Step
+    environment: dict[str, str] = {}
+
+
+def forget(options: ForgetOptions, progress: Progress = silent) -> Path:
+    """Run a method and return the finished run folder. Raises EffaceError when it exists already."""
+    registry.card("method", options.method)
+    return _run("method", options.method, options, progress)
+
+
+def train(options: TrainOptions, progress: Progress = silent) -> Path:
+    """Run a recipe and return the finished run folder; with a benchmark, remake the model named by `part`."""
+    if options.benchmark and options.part:
+        recipe, _, settings, seed = _benchmark_module(options.benchmark).training(options.part)
+        options = options.model_copy(update={"recipe": recipe, "settings": {**settings, **options.settings}, "seed": seed})
+    registry.card("recipe", options.recipe)
+    return _run("recipe", options.recipe, options, progress)
+
+
+def prove(folder: Path, options: ProveOptions | None = None, progress: Progress = silent) -> Report:
+    """Measure a finished run, write report.json, report.html and report.md into it, and return the report."""
+    from efface import evaluate
+
+    options = options or ProveOptions()
+    record, source = _record(folder)
+    source = source.model_copy(update={"device": options.device or source.device})
+    case = _case(source, record.request, options)
+    if options.fresh:
+        (folder / "measurements.jsonl").unlink(missing_ok=True)
+    ctx = Context(
+        seed=source.seed, device=source.device, folder=folder, baselines=case.baselines, utility=case.utility, progress=progress,
+        passes=(folder / "passes",) if options.fresh else pass_folders(), curve=_curve(folder),
+    )
+    candidate = candidate_of(folder, case, source, record)
+    names = list(options.suite) or evaluate.default_suite(candidate)
+    if not options.attacks:
+        names = [name for name in names if not name.startswith("attack/")]
+    title = f"{record.step.system} on {case.name}"
+    report = evaluate.prove(candidate, case.request, ctx, names, title)
+    report = report.model_copy(update={
+        "reference": case.reference, "seconds": {**report.seconds, "forget": record.step.seconds},
+        "environment": {**report.environment, "device": source.device, "dtype": source.dtype},
+    })
+    files.write_text(folder / "report.json", report.model_dump_json(indent=1) + "\n")
+    write_report(folder)
+    return report
+
+
+def load_report(folder: Path) -> Report:
+    """The report of a run; Missing when it has not been proven yet."""
+    path = folder / "report.json"
+    if not path.exists():
+        raise Missing(f"{folder} holds no report.json; run: efface prove {folder}" if folder.is_dir() else f"no run folder {folder}")
+    try:
+        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EffaceError(f"{path} is not a report of this version: {str(error).splitlines()[0]}") from None
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html and report.md from report.json and return the HTML file's path."""
+    from efface.report import html, markdown
+
+    report = load_report(folder)
+    files.write_text(folder / "report.md", markdown.render(report))
+    files.write_text(folder / "report.html", html.render(report))
+    return folder / "report.html"
+
+
+def pass_folders() -> tuple[Path, ...]:
+    """Where passes are kept: the user's cache, then those that come with the benchmarks."""
+    shipped = sorted(path for path in (registry.ROOT / "data").glob("*/passes") if path.is_dir())
+    return (checkpoint.cache() / "passes", *shipped)
+
+
+def candidate_of(folder: Path, case: Case, source: Source, record: RunRecord) -> Subject:
+    """The model that the run made; an adapter hangs on the tensors of the original's base, which are then held once."""
+    place = folder / "model"
+    if not place.is_dir():
+        raise Missing(f"{folder} holds no model folder; run efface forget again")
+    shared = getattr(case.original, "base_view", None)
+    if (place / "adapter_config.json").exists() and shared is not None:
+        subject: Subject = checkpoint.attach(shared(), place)
+    else:
+        subject = api.load(str(place), source.device, source.dtype)
+    return subject.after(record.step)
+
+
+# -- making a run ---------------------------------------------------------------------------------------------------------
+
+
+def _run(kind: Literal["method", "recipe"], name: str, options: ForgetOptions | TrainOptions, progress: Progress) -> Path:
+    out = options.out
+    if out.exists():
+        raise EffaceError(f"{out} exists already; choose another --out, or remove it")
+    system = registry.load(kind, name)
+    settings = dict(options.settings)
+    # A run on disk can be killed, so it keeps checkpoints unless it was told how often.
+    if "fit" in system.Config.model_fields and "fit.checkpoint" not in settings and "fit" not in settings:
+        settings["fit.checkpoint"] = CHECKPOINT_EVERY
+    system.set(settings)
+    case = _start(kind, options)
+    partial = out.with_name(out.name + ".partial")
+    _make(partial)
+    ctx = Context(seed=options.seed, device=options.device, folder=partial, baselines=_blind(case.baselines), progress=progress)
+    if (partial / "checkpoint" / "state.json").exists():
+        log.warning("going on from the checkpoint in %s", partial)
+    act = api.forget if kind == "method" else api.train
+    after: Any = act(case.original, case.request, name, settings, ctx)
+    with files.whole_folder(partial / "model") as fresh:
+        checkpoint.save(after, fresh) if after.family == "causal-lm" else after.save(fresh)
+    from efface.evaluate import environment
+
+    record = RunRecord(
+        kind=kind, source=Source(**options.model_dump(include=set(Source.model_fields))), request=case.request, step=after.lineage[-1],
+        environment=environment(ctx),
+    )
+    files.write_text(partial / "log.jsonl", "".join(json.dumps(line) + "\n" for line in ctx.curve))
+    files.write_text(partial / "run.json", record.model_dump_json(indent=1) + "\n")
+    partial.rename(out)
+    return out
+
+
+def _blind(baselines: Mapping[str, Subject]) -> dict[str, Subject]:
+    """What a method may see: not the reference, which nobody has who needs to forget."""
+    return {name: subject for name, subject in baselines.items() if not name.startswith("reference")}
+
+
+def _start(kind: str, options: ForgetOptions | TrainOptions) -> Case:
+    """Where a run starts: the user's model and rows, or a benchmark's."""
+    if options.benchmark:
+        module = _benchmark_module(options.benchmark)
+        if kind == "recipe":
+            part = getattr(options, "part", "")
+            if not part:
+                raise EffaceError(f"efface train --benchmark {options.benchmark} remakes one of its models; name it with --part")
+            _, request, _, _ = module.training(part)
+            base = api.load(checkpoint.EMBEDDED, options.device, options.dtype)
+            return Case(name=f"{options.benchmark} {part}", original=base, request=request)
+        return _benchmark(options)
+    if not options.model:
+        raise EffaceError("no model was given; use --model FOLDER, --model smollm2, a hub name, or --benchmark NAME")
+    if options.forget is None and options.keep is None:
+        raise EffaceError("no rows were given; use --forget FILE (and --keep FILE)")
+    if kind == "method" and options.forget is None:
+        raise EffaceError("no rows to forget were given; use --forget FILE")
+    given = [path for path in (options.forget, options.keep, options.unseen) if path is not None]
+    if options.forget is not None:
+        request = api.request(options.forget, options.keep, options.unseen, options.reason)
+    else:
+        request = Request(keep=Data.file(given[0]), reason=options.reason)
+    return Case(name=options.forget.name if options.forget else given[0].name, original=api.load(options.model, options.device, options.dtype), request=request)
+
+
+def _benchmark(source: Source) -> Case:
+    settings = {"split": source.split} if source.split else {}
+    system = registry.load("benchmark", source.benchmark).set(settings)
+    case: Case = system.case(Context(seed=source.seed, device=source.device))
+    return case
+
+
+def _benchmark_module(name: str) -> Any:
+    cls = registry.load("benchmark", name)
+    from importlib import import_module
+
+    module = import_module(cls.__module__)
+    if not hasattr(module, "training"):
+        raise EffaceError(f"the benchmark {name} ships no models to remake")
+    return module
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EffaceError(f"cannot make the folder {folder}: {error.strerror}; choose another --out") from None
+
+
+# -- reading a run --------------------------------------------------------------------------------------------------------
+
+
+def _record(folder: Path) -> tuple[RunRecord, Source]:
+    path = folder / "run.json"
+    if not folder.is_dir():
+        raise Missing(f"no run folder {folder}; make one with efface forget --out {folder}")
+    if not path.exists():
+        raise Missing(f"{folder} holds no run.json; it is not a run of efface")
+    try:
+        record = RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EffaceError(f"{path} is not a run of this version: {str(error).splitlines()[0]}") from None
+    return record, record.source
+
+
+def _case(source: Source, request: Request, options: ProveOptions) -> Case:
+    """Original, reference and rows to prove a run with."""
+    if source.benchmark:
+        case = _benchmark(source)
+    else:
+        for data in (request.forget, request.keep, request.unseen):
+            if data is not None:
+                data.read()
+        original = api.load(options.original or source.model, source.device, source.dtype)
+        case = Case(name=source.forget.name if source.forget else "rows", original=original, request=request, baselines={"original": original})
+    if options.reference:
+        case.baselines["reference"] = api.load(options.reference, source.device, source.dtype)
+        case.reference = options.reference
+    return case
+
+
+def _curve(folder: Path) -> list[dict[str, float]]:
+    path = folder / "log.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

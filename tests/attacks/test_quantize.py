@@ -1,0 +1,122 @@
+import pytest
+import torch
+
+from efface.attacks.quantize import Quantize, linear
+from efface.core.errors import BadConfig, BudgetSpent
+from efface.core.types import Data, Request
+from efface.metrics.probability import Probability
+from efface.metrics.truth_ratio import TruthRatio
+from efface.ops.quantize import codes, round_to_nearest
+from efface.testing.tiny import context, facts, retrained_lm, tiny_lm, trained_lm
+
+
+def rounded(subject, bits):
+    """A copy of the subject with its linear weights on bucket centers."""
+    copy = subject.fork()
+    with torch.no_grad():
+        for weight in linear(copy):
+            weight.copy_(round_to_nearest(weight, bits))
+    return copy
+
+
+def test_formula():
+    """The numbers of each rounding are those of a model whose layers' linear weights were rounded by hand; head and embeddings stay."""
+    subject, request = trained_lm(), facts().request
+    found = Quantize.set({"bits": [3]}).run(subject, request, context())
+    by_hand = rounded(subject, 3)
+    assert torch.equal(by_hand.model.lm_head.weight, subject.model.lm_head.weight)
+    assert torch.equal(by_hand.model.model.embed_tokens.weight, subject.model.model.embed_tokens.weight)
+    assert found.parts["3 bit probability"] == pytest.approx(Probability().run(by_hand, request, context()).value, abs=1e-6)
+    assert found.parts["3 bit truth_ratio"] == pytest.approx(TruthRatio().run(by_hand, request, context()).value, abs=1e-6)
+
+
+def test_many_bits_change_nothing_and_two_break_everything():
+    subject, request = trained_lm(), facts().request
+    full = Probability().run(subject, request, context()).value
+    found = Quantize.set({"bits": [16, 2]}).run(subject, request, context())
+    assert found.parts["16 bit probability"] == pytest.approx(full, abs=1e-3)
+    assert found.parts["2 bit probability"] < 0.5 * full
+    assert found.value == found.parts["16 bit probability"] and found.parts["worst_bits"] == 16
+
+
+def test_an_edit_within_half_a_bucket_is_undone():
+    """The original on bucket centers; the edit stays below half a bucket and leaves each row's largest weight alone."""
+    original = rounded(trained_lm(), 4)
+    edited = original.fork()
+    seeded = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in linear(edited):
+            delta = codes(weight, 4)[1]
+            edit = (torch.rand(weight.shape, generator=seeded) - 0.5).sign() * 0.49 * delta
+            weight.add_(torch.where(weight.abs() >= weight.abs().amax(-1, keepdim=True) * 0.999, 0.0, edit))
+    request = facts().request
+    ctx = context(baselines={"original": original})
+    before, after = (Probability().run(model, request, ctx).value for model in (original, edited))
+    assert after < 0.5 * before
+    found = Quantize.set({"bits": [8, 4]}).run(edited, request, ctx)
+    assert found.parts["4 bit codes as original"] == 1.0
+    assert found.parts["8 bit codes as original"] < 0.5
+    assert found.parts["4 bit probability"] == pytest.approx(before, abs=1e-3)
+    assert found.parts["worst_bits"] == 4 and found.value == found.parts["4 bit probability"]
+
+
+def test_the_reference_is_rounded_the_same_way():
+    request, ctx = facts().request, context(baselines={"reference": retrained_lm(), "original": trained_lm()})
+    found = Quantize().run(retrained_lm(), request, ctx)
+    plain = Probability().run(retrained_lm(), request, ctx).value
+    for bits in (8, 4):
+        assert found.parts[f"{bits} bit probability"] == found.parts[f"{bits} bit reference probability"]
+        assert found.parts[f"{bits} bit probability"] == pytest.approx(plain, abs=0.05)
+        assert found.parts[f"{bits} bit truth_ratio"] == found.parts[f"{bits} bit reference truth_ratio"]
+    assert found.parts["8 bit codes as original"] < found.parts["4 bit codes as original"] < 0.9
+
+
+@pytest.mark.parametrize("layout", ["gpt2", "neox", "qwen2"])
+def test_every_layout_has_its_linear_weights_found(layout):
+    """GPT-2 keeps its weights inputs first: the scale must still be that of an output."""
+    subject = tiny_lm(0, layout)
+    weights = list(linear(subject))
+    assert len(weights) == {"gpt2": 8, "neox": 8, "qwen2": 14}[layout]
+    wide = {"gpt2": (192, 64), "neox": (192, 64), "qwen2": (64, 64)}[layout]
+    assert tuple(weights[0].shape) == wide
+    before = subject.digest
+    found = Quantize.set({"bits": [2]}).run(subject, facts().request, context(baselines={"original": subject}))
+    assert subject.digest == before and found.parts["2 bit codes as original"] == 1.0
+    assert found.value != pytest.approx(Probability().run(subject, facts().request, context()).value, rel=1e-4)
+
+
+def test_an_adapter_is_folded_in_first():
+    adapted = trained_lm().trainable(2, 0)
+    for name, weight in adapted.model.named_parameters():
+        if "lora_B" in name:
+            weight.data.fill_(0.05)
+    one, other = (Quantize().run(model, facts().request, context()) for model in (adapted, adapted.merged()))
+    assert one.value == pytest.approx(other.value, abs=1e-6)
+    assert one.value != pytest.approx(Quantize().run(trained_lm(), facts().request, context()).value, abs=1e-4)
+
+
+def test_rows_without_wrong_answers_have_a_probability_alone():
+    bare = Request(forget=Data.inline([{"question": row["question"], "answer": row["answer"]} for row in facts().forget]))
+    found = Quantize().run(trained_lm(), bare, context())
+    assert found.parts["4 bit truth_ratio"] is None and found.parts["4 bit probability"] > 0.5
+
+
+def test_spent_seconds_end_it_with_what_is_done():
+    ctx = context(budget={"seconds": 100.0})
+
+    def late(items, label, total):
+        for item in items:
+            yield item
+            ctx.began -= 1000.0
+
+    ctx.progress = late
+    found = Quantize().run(trained_lm(), facts().request, ctx)
+    assert found.status == "ok" and "8 bits alone" in found.why and "4 bit probability" not in found.parts
+    with pytest.raises(BudgetSpent):
+        Quantize().run(trained_lm(), facts().request, ctx)
+
+
+def test_settings_are_checked():
+    for bad in ([], [1], [32]):
+        with pytest.raises(BadConfig, match="bits"):
+            Quantize.set({"bits": bad})

@@ -1,0 +1,64 @@
+"""The digits benchmark: its rows are fixed, its reference never saw the forget rows, and both are ready in seconds."""
+
+import numpy as np
+import pytest
+
+from efface.benchmarks import digits
+from efface.core import registry
+from efface.core.errors import BadConfig
+from efface.testing import tiny
+
+
+def hits(subject, rows) -> float:
+    return float((subject.predict(rows).argmax(1) == np.array([row["y"] for row in rows])).mean())
+
+
+@pytest.mark.parametrize("scenario", ["class", "random"])
+def test_split_parts_the_rows(scenario):
+    """1797 digits: 1297 to train on (forget + keep) and 500 to test with (unseen + test); no row stands in two parts."""
+    parts = digits.split(scenario)
+    assert len(parts.forget) + len(parts.keep) == 1297 and len(parts.unseen) + len(parts.test) == 500
+    rows = [(tuple(row["x"]), row["y"]) for part in (parts.forget, parts.keep, parts.unseen, parts.test) for row in part]
+    assert len(set(rows)) > 1790  # the set itself holds a few equal images
+    assert min(map(min, (x for x, _ in rows))) == 0 and max(map(max, (x for x, _ in rows))) == 1
+    assert digits.split(scenario) == parts
+
+
+def test_class_scenario_names_the_class():
+    parts = digits.split("class", 7)
+    assert {row["y"] for row in parts.forget} == {7} == {row["y"] for row in parts.unseen}
+    assert 7 not in {row["y"] for row in (*parts.keep, *parts.test)}
+    asked = digits.request(parts, "class", 7)
+    assert asked.kind == "class" and asked.names == ("7",)
+    assert digits.request(digits.split("random"), "random").kind == "examples"
+
+
+def test_case_class():
+    case = registry.load("benchmark", "digits").set().case(tiny.context())
+    original, reference = case.original, case.baselines["reference"]
+    assert case.baselines["original"] is original
+    assert hits(original, case.request.rows("forget")) > 0.98 and hits(reference, case.request.rows("forget")) == 0
+    for subject in (original, reference):
+        assert hits(subject, case.request.rows("keep")) > 0.98
+        assert hits(subject, case.utility["test rows"].read()) > 0.96
+    again = registry.load("benchmark", "digits").set().case(tiny.context())
+    assert again.original.digest == original.digest and again.baselines["reference"].digest == reference.digest
+
+
+def test_case_random():
+    """Original and reference agree on the forget rows, because the network generalizes: agreement there proves nothing."""
+    case = registry.load("benchmark", "digits").set({"scenario": "random"}).case(tiny.context(1))
+    forget = case.request.rows("forget")
+    assert hits(case.original, forget) > 0.98 and 0.9 < hits(case.baselines["reference"], forget) < 1
+    assert case.name == "digits/random"
+
+
+def test_a_case_leaves_no_trace_in_the_run():
+    ctx = tiny.context(budget={"steps": 5})
+    registry.load("benchmark", "digits").set({"fit.steps": 10}).case(ctx)
+    assert not ctx.curve and not ctx.notes and not ctx.spent
+
+
+def test_settings_are_checked():
+    with pytest.raises(BadConfig, match="digit"):
+        registry.load("benchmark", "digits").set({"digit": 10})

@@ -1,0 +1,430 @@
+"""The training loop: what a step is, when it ends, and that neither a kill nor a second process changes the result."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from efface.core.config import Fit, Stop
+from efface.core.context import Context
+from efface.core.errors import BadConfig, BadRows, BudgetSpent, Diverged, EffaceError
+from efface.core.types import Data, Request, Subject
+from efface.ops.loop import Watch, descend, draw, mean_loss, watch
+from efface.testing.tiny import context, digits, facts, tiny_classifier, tiny_lm
+
+FACTS = facts()
+FIT = Fit(lr=1e-3, steps=6, batch=8, precision="no")
+
+
+def loss_of(after: Any, sign: float = 1.0) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Half of the mean loss on forget rows, with a sign, and the mean loss on keep rows."""
+    return lambda batch: {"forget": sign * 0.5 * after.losses(batch["forget"]).mean(), "keep": after.losses(batch["keep"]).mean()}
+
+
+def lm_run(fit: Fit = FIT, ctx: Context | None = None, rank: int = 0) -> tuple[dict[str, torch.Tensor], Context]:
+    """Weights after a run on the tiny language model, and its context."""
+    ctx = ctx or context()
+    after = tiny_lm().trainable(rank, 1)
+    descend(after, {"forget": FACTS.forget, "keep": FACTS.keep}, loss_of(after), fit, ctx)
+    return {name: p.detach().clone() for name, p in after.model.named_parameters()}, ctx
+
+
+def digit_run(fit: Fit) -> dict[str, torch.Tensor]:
+    """Weights after a run on the tiny classifier."""
+    rows, after = digits(), tiny_classifier().trainable(0, 1)
+    descend(after, {"forget": rows.forget, "keep": rows.keep}, loss_of(after), fit, context())
+    return dict(after.model.named_parameters())
+
+
+def furthest(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:
+    """Largest difference between two sets of weights."""
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+@contextmanager
+def at_each_step(see: Callable[[torch.optim.Optimizer], None]) -> Iterator[None]:
+    """Calls `see` just before any optimizer takes a step."""
+    handle = register_optimizer_step_pre_hook(lambda optimizer, *rest: see(optimizer))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+# -- what a step is -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["causal-lm", "classifier"])
+def test_accumulation_changes_nothing(family: str) -> None:
+    """The same 8 rows in 1, 2 or 4 pieces: rows of unequal length weigh the same, so the weights agree to 1e-5."""
+    run = digit_run if family == "classifier" else lambda fit: lm_run(fit)[0]
+    whole = run(FIT)
+    for pieces in (2, 4):
+        assert furthest(whole, run(FIT.model_copy(update={"accumulate": pieces}))) < 1e-5
+    assert furthest(whole, run(FIT.model_copy(update={"batch": 4}))) > 1e-4, "another batch is another run"
+
+
+def test_clipping_by_hand() -> None:
+    """The log tells the norm before clipping; what reaches the optimizer has norm min(that, clip), and with clip 0 the whole."""
+    seen: list[float] = []
+    with at_each_step(lambda o: seen.append(math.sqrt(sum(float(p.grad.square().sum()) for g in o.param_groups for p in g["params"])))):
+        _, free = lm_run(FIT.model_copy(update={"clip": 0.0, "steps": 3}))
+        _, bound = lm_run(FIT.model_copy(update={"clip": 0.25, "steps": 3}))
+    logged = [line["gradient_norm"] for line in (*free.curve, *bound.curve)]
+    assert min(logged) > 0.25
+    assert seen[:3] == pytest.approx(logged[:3], rel=1e-4)
+    assert seen[3:] == pytest.approx([0.25] * 3, rel=1e-4)
+    assert logged[0] == pytest.approx(logged[3], rel=1e-4), "the first gradient is the same in both"
+
+
+def test_warmup_and_schedule_by_hand() -> None:
+    """Peak 1e-3, 5 steps, warm-up 2: rise 1/2, 1, 1, 1, 1; linear fall 1, 4/5, 3/5, 2/5, 1/5; the rate is their product."""
+    rates: list[float] = []
+    with at_each_step(lambda o: rates.append(o.param_groups[0]["lr"])):
+        lm_run(FIT.model_copy(update={"steps": 5, "warmup": 2, "schedule": "linear"}))
+        lm_run(FIT.model_copy(update={"steps": 5, "warmup": 2}))
+    assert rates[:5] == pytest.approx([0.5e-3, 0.8e-3, 0.6e-3, 0.4e-3, 0.2e-3])
+    assert rates[5:] == pytest.approx([0.5e-3, 1e-3, 1e-3, 1e-3, 1e-3])
+
+
+def test_first_step_of_adamw_by_hand() -> None:
+    """Adam's first step is lr * g / (|g| + 1e-8), so each weight with a gradient moves by the rate, here 1e-3, against it."""
+    before = dict(tiny_lm().model.named_parameters())
+    weights, ctx = lm_run(FIT.model_copy(update={"steps": 1}))
+    moved = {name: weights[name] - before[name] for name in weights}
+    assert furthest(weights, before) == pytest.approx(1e-3, rel=1e-2)
+    assert moved["lm_head.weight"].abs().median().item() == pytest.approx(1e-3, rel=1e-2)
+    assert list(ctx.curve[0]) == ["step", "forget", "keep", "gradient_norm"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(1, 23), size=st.integers(1, 40), seed=st.integers(0, 5), steps=st.integers(1, 6))
+def test_draw_covers_each_row_once_per_epoch(count: int, size: int, seed: int, steps: int) -> None:
+    picked = [draw(count, size, step, seed) for step in range(steps)]
+    assert all(len(rows) == size for rows in picked)
+    stream = [row for rows in picked for row in rows]
+    for start in range(0, len(stream) - count + 1, count):
+        assert sorted(stream[start : start + count]) == list(range(count))
+    assert draw(count, size, steps - 1, seed) == picked[-1], "it depends on the step alone, not on the steps before"
+
+
+def test_draw_shuffles_each_epoch_and_each_seed_anew() -> None:
+    epochs = [tuple(draw(50, 50, step, seed)) for step in range(3) for seed in range(3)]
+    assert len(set(epochs)) == 9
+
+
+def test_batches_say_where_their_rows_stand() -> None:
+    """`Batch.index` leads from a drawn row back into its pool; anchors computed before the loop are read through it."""
+    after, seen = tiny_lm().trainable(0, 1), []
+
+    def loss(batch: Mapping[str, Any]) -> dict[str, Any]:
+        again = after.encode([FACTS.keep[at] for at in batch["keep"].index.tolist()])
+        seen.append(torch.equal(again.input_ids, batch["keep"].input_ids))
+        return {"keep": after.losses(batch["keep"]).mean()}
+
+    descend(after, {"keep": FACTS.keep}, loss, FIT.model_copy(update={"accumulate": 2, "steps": 2}), context())
+    assert seen == [True] * 4
+
+
+def test_it_leaves_the_original_and_global_randomness_alone() -> None:
+    subject = tiny_lm()
+    digest, state = subject.digest, torch.get_rng_state()
+    after = subject.trainable(0, 1)
+    descend(after, {"forget": FACTS.forget, "keep": FACTS.keep}, loss_of(after), FIT, context())
+    assert subject.digest == digest != after.digest
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not after.model.training
+    assert not any(p.requires_grad for p in after.model.parameters())
+
+
+def test_the_result_no_longer_bears_the_name_of_the_original() -> None:
+    """Stored passes are found by `origin`: a trained copy that kept it would be served the scores of the original."""
+    subject = tiny_lm()
+    subject.origin = "files:abc"
+    after = subject.trainable(0, 1)
+    descend(after, {"keep": FACTS.keep}, lambda batch: {"keep": after.losses(batch["keep"]).mean()}, FIT, context())
+    assert (subject.origin, after.origin) == ("files:abc", "")
+
+
+def test_two_precisions_in_one_process() -> None:
+    """A run in bf16 after one in float32: accelerate itself would refuse to change; terms agree to bf16's three digits."""
+    _, single = lm_run(FIT.model_copy(update={"steps": 1}))
+    _, half = lm_run(FIT.model_copy(update={"steps": 1, "precision": "bf16"}))
+    assert (single.notes["precision"], half.notes["precision"]) == ("no", "bf16")
+    assert half.curve[0]["keep"] == pytest.approx(single.curve[0]["keep"], rel=2e-2)
+    assert half.curve[0]["keep"] != single.curve[0]["keep"]
+
+
+# -- what it refuses ----------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_does_not_divide() -> None:
+    with pytest.raises(BadConfig, match=r"fit.batch = 8 must be a multiple of .* = 3"):
+        lm_run(FIT.model_copy(update={"accumulate": 3}))
+
+
+def test_nothing_to_train() -> None:
+    frozen = tiny_lm()
+    with pytest.raises(EffaceError, match="nothing to train"):
+        descend(frozen, {"keep": FACTS.keep}, loss_of(frozen), FIT, context())
+
+
+def test_a_pool_without_rows() -> None:
+    after = tiny_lm().trainable(0, 1)
+    with pytest.raises(BadRows, match="there are no keep rows"):
+        descend(after, {"forget": FACTS.forget, "keep": []}, loss_of(after), FIT, context())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_names_step_and_term(bad: float) -> None:
+    after, calls = tiny_lm().trainable(0, 1), []
+
+    def loss(batch: Mapping[str, Any]) -> dict[str, Any]:
+        calls.append(1)
+        good = after.losses(batch["keep"]).mean()
+        return {"forget": good, "keep": good * bad if len(calls) == 3 else good}
+
+    ctx = context()
+    with pytest.raises(Diverged, match=rf"keep is {bad} at step 2"):
+        descend(after, {"keep": FACTS.keep}, loss, FIT, ctx)
+    assert len(ctx.curve) == 2
+    assert all(torch.isfinite(p).all() for p in after.model.parameters()), "the bad step must not reach the weights"
+
+
+def test_a_gradient_that_is_not_finite_is_named() -> None:
+    """sqrt(0) is finite and its slope is not."""
+    after = tiny_lm().trainable(0, 1)
+    with pytest.raises(Diverged, match=r"gradient norm is (nan|inf) at step 0"):
+        descend(after, {"keep": FACTS.keep}, lambda batch: {"keep": (after.losses(batch["keep"]).mean() * 0).sqrt()}, FIT, context())
+
+
+def test_the_budget_ends_a_run() -> None:
+    ctx = context(budget={"steps": 2})
+    with pytest.raises(BudgetSpent, match="2 steps"):
+        lm_run(FIT, ctx)
+    assert len(ctx.curve) == 3
+
+
+# -- when it ends -------------------------------------------------------------------------------------------------
+
+
+def test_a_watch_ends_the_run_at_its_target() -> None:
+    """Levels 1, 2, 3 at steps 0, 2, 4 against the target 3: four steps are made, and the fifth is not."""
+    levels, after, ctx = iter([1.0, 2.0, 3.0]), tiny_lm().trainable(0, 1), context()
+    stop = Watch(lambda: next(levels), target=3.0, every=2, says="far enough")
+    descend(after, {"forget": FACTS.forget, "keep": FACTS.keep}, loss_of(after), FIT.model_copy(update={"steps": 20}), ctx, stop)
+    assert [line["step"] for line in ctx.curve] == [0, 1, 2, 3]
+    assert ctx.notes["steps"] == 4
+    assert ctx.notes["stopped"] == "far enough: 3.000 >= 3.000"
+
+
+@pytest.fixture(scope="module")
+def knows() -> Any:
+    """The tiny model after some steps on the forget rows: it knows them far better than unseen ones."""
+    after = tiny_lm().trainable(0, 1)
+    fit = Fit(lr=5e-3, steps=40, batch=16, precision="no")
+    return descend(after, {"forget": FACTS.forget}, lambda batch: {"loss": after.losses(batch["forget"]).mean()}, fit, context())
+
+
+@pytest.mark.parametrize("at", ["unseen", "reference", "steps"])
+def test_the_stop_rule_ends_where_rows_are_on_which_nobody_trained(knows: Any, at: Any) -> None:
+    reference: Subject = tiny_lm()
+    request = FACTS.request if at == "unseen" else FACTS.request.model_copy(update={"unseen": None})
+    ctx = context(baselines={"reference": reference} if at == "reference" else {})
+    target = {"unseen": mean_loss(knows, FACTS.unseen), "reference": mean_loss(reference, FACTS.forget), "steps": math.inf}[at]
+    assert mean_loss(knows, FACTS.forget) < 0.5 * min(target, 10)
+    after = knows.trainable(0, 1)
+    rule = watch(knows, after, request, Stop(at=at, every=1), ctx)
+    assert (rule is None) == (at == "steps")
+    if rule:
+        assert rule.target == pytest.approx(target, rel=1e-5)
+    fit = Fit(lr=1e-3, steps=30, batch=16, precision="no")
+    descend(after, {"forget": FACTS.forget}, lambda batch: {"forget": -after.losses(batch["forget"]).mean()}, fit, ctx, rule)
+    if at == "steps":
+        assert ctx.notes["steps"] == 30
+        assert ctx.notes["stopped"] == "all steps done"
+    else:
+        assert 1 < float(ctx.notes["steps"]) < 30
+        assert target <= mean_loss(after, FACTS.forget) < 1.5 * target, "it ends at the target, not far behind it"
+
+
+def test_which_stop_rule_is_taken(knows: Any) -> None:
+    alone = Request(forget=Data.inline(FACTS.forget), keep=Data.inline(FACTS.keep))
+    with_reference = context(baselines={"reference": tiny_lm()})
+    assert watch(knows, knows, alone, Stop(), context()) is None
+    assert watch(knows, knows, alone, Stop(at="steps"), with_reference) is None
+    assert watch(knows, knows, Request(keep=alone.keep), Stop(), with_reference) is None
+    by_reference, by_unseen = watch(knows, knows, alone, Stop(), with_reference), watch(knows, knows, FACTS.request, Stop(), with_reference)
+    assert by_reference is not None and "reference" in by_reference.says
+    assert by_unseen is not None and "unseen" in by_unseen.says
+    with pytest.raises(EffaceError, match="no reference model"):
+        watch(knows, knows, alone, Stop(at="reference"), context())
+    with pytest.raises(EffaceError, match="no unseen rows"):
+        watch(knows, knows, alone, Stop(at="unseen"), with_reference)
+
+
+def test_mean_loss_is_over_rows_whatever_the_batches() -> None:
+    subject = tiny_lm()
+    alone = [float(subject.losses(subject.encode([row])).item()) for row in FACTS.forget]
+    for size in (1, 5, 16):
+        assert mean_loss(subject, FACTS.forget, size) == pytest.approx(sum(alone) / len(alone), rel=1e-5)
+
+
+# -- kill and resume ----------------------------------------------------------------------------------------------
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(int(sys.argv[3]))
+import safetensors.torch
+from efface.core.config import Fit
+from efface.ops.loop import descend
+from efface.testing.tiny import context, facts, tiny_lm
+
+when, rows, after = sys.argv[2], facts(), tiny_lm().trainable(int(sys.argv[4]), 1)
+seen = {"losses": 0, "saves": 0}
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def loss(batch):
+    seen["losses"] += 1
+    if when == "step" and seen["losses"] == 6:
+        die()
+    return {"forget": 0.5 * after.losses(batch["forget"]).mean(), "keep": after.losses(batch["keep"]).mean()}
+
+save = safetensors.torch.save_file
+def save_then_die(*given):
+    save(*given)
+    seen["saves"] += 1
+    if when == "save" and seen["saves"] == 3:  # weights of the second checkpoint are there, its moments are not
+        die()
+
+safetensors.torch.save_file = save_then_die
+fit = Fit(lr=1e-3, steps=9, batch=8, precision="no", checkpoint=2, schedule="linear", warmup=2)
+descend(after, {"forget": rows.forget, "keep": rows.keep}, loss, fit, context(folder=Path(sys.argv[1])))
+"""
+RESUMED = Fit(lr=1e-3, steps=9, batch=8, precision="no", checkpoint=2, schedule="linear", warmup=2)
+
+
+def killed(folder: Path, when: str, rank: int) -> None:
+    """Start the run in another process, where it kills itself; return once it is dead."""
+    given = [sys.executable, "-c", CHILD, str(folder), when, str(torch.get_num_threads()), str(rank)]
+    done = subprocess.run(given, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("when", "rank", "kept"), [("step", 0, 4), ("save", 4, 2)])
+def test_kill_and_resume_end_at_the_same_weights(tmp_path: Path, when: str, rank: int, kept: int) -> None:
+    """SIGKILL in the sixth step, or amid the writing of the second checkpoint; then the run goes on, to the very same bits."""
+    undisturbed, whole = lm_run(RESUMED, context(folder=tmp_path / "undisturbed"), rank)
+    killed(tmp_path / "run", when, rank)
+    assert json.loads((tmp_path / "run/checkpoint/state.json").read_text())["step"] == kept
+    resumed, ctx = lm_run(RESUMED, context(folder=tmp_path / "run"), rank)
+    assert ctx.notes["resumed_at"] == kept
+    assert all(torch.equal(resumed[name], undisturbed[name]) for name in undisturbed)
+    assert ctx.curve == whole.curve
+    assert list((tmp_path / "run").iterdir()) == [], "a finished run leaves no checkpoint, whole or half"
+
+
+@pytest.mark.parametrize("change", ["seed", "rows", "settings", "purpose"])
+def test_a_foreign_checkpoint_is_refused(tmp_path: Path, change: str) -> None:
+    after, calls = tiny_lm().trainable(0, 1), []
+
+    def broken(batch: Mapping[str, Any]) -> dict[str, Any]:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return {"keep": after.losses(batch["keep"]).mean()}
+
+    fit = FIT.model_copy(update={"checkpoint": 2})
+    with pytest.raises(KeyboardInterrupt):
+        descend(after, {"keep": FACTS.keep}, broken, fit, context(folder=tmp_path))
+    before = load_file(tmp_path / "checkpoint/weights.safetensors")
+    other = fit.model_copy(update={"lr": 2e-3}) if change == "settings" else fit
+    ctx = context(seed=1 if change == "seed" else 0, folder=tmp_path, purpose="another method" if change == "purpose" else "")
+    rows = FACTS.keep[1:] if change == "rows" else FACTS.keep
+    with pytest.raises(EffaceError, match="belongs to a run of another system"):
+        descend(after, {"keep": rows}, broken, other, ctx)
+    assert furthest(load_file(tmp_path / "checkpoint/weights.safetensors"), before) == 0, "the checkpoint is left as it was"
+
+
+# -- two processes ------------------------------------------------------------------------------------------------
+
+PEER = """
+import json, os, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from safetensors.torch import save_file
+from efface.core.config import Fit
+from efface.core.errors import BadConfig
+from efface.ops.loop import descend
+from efface.testing.tiny import context, facts, tiny_lm
+
+rows, out, main = facts(), Path(sys.argv[1]), os.environ["RANK"] == "0"
+for rank in (0, 4):
+    ctx, after = context(), tiny_lm().trainable(rank, 1)
+    loss = lambda batch: {"forget": 0.5 * after.losses(batch["forget"]).mean(), "keep": after.losses(batch["keep"]).mean()}
+    descend(after, {"forget": rows.forget, "keep": rows.keep}, loss, Fit(lr=1e-4, steps=6, batch=8, accumulate=2, precision="no"), ctx)
+    if main:
+        save_file({name: p.detach().clone() for name, p in after.model.named_parameters()}, out / f"{rank}.safetensors")
+        (out / f"{rank}.json").write_text(json.dumps(ctx.curve))
+try:
+    descend(tiny_lm().trainable(0, 1), {"keep": rows.keep}, loss, Fit(batch=3), context())
+except BadConfig as error:
+    (out / f"refused{os.environ['RANK']}").write_text(str(error))
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def peers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes wrote that trained together over gloo on this machine."""
+    out = tmp_path_factory.mktemp("peers")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen([sys.executable, "-c", PEER, str(out)], env={**os.environ, **shared, "RANK": r, "LOCAL_RANK": r}, stderr=subprocess.PIPE, text=True)
+        for r in "01"
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(error[-2000:] for error in errors)
+    return out
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_one_process_equals_two(peers: Path, rank: int) -> None:
+    """Six steps of 8 rows, in 2 pieces on each of 2 processes, against the same steps in one: weights to 1e-5, terms to 1e-5."""
+    alone, ctx = lm_run(Fit(lr=1e-4, steps=6, batch=8, precision="no"), rank=rank)
+    start = dict(tiny_lm().trainable(rank, 1).model.named_parameters())
+    assert furthest(alone, load_file(peers / f"{rank}.safetensors")) < 1e-5
+    assert furthest(alone, start) > 3e-4, "the run moved the weights far more than the two differ"
+    curve = json.loads((peers / f"{rank}.json").read_text())
+    for name in ("forget", "keep", "gradient_norm"):
+        assert [line[name] for line in curve] == pytest.approx([line[name] for line in ctx.curve], rel=1e-5)
+
+
+def test_a_batch_that_does_not_divide_by_the_processes(peers: Path) -> None:
+    for rank in "01":
+        assert "fit.batch = 3 must be a multiple of fit.accumulate x processes = 2" in (peers / f"refused{rank}").read_text()

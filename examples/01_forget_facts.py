@@ -2,7 +2,7 @@
 
     python examples/01_forget_facts.py
 
-The model has two layers and is trained here, in memory, on 64 facts such as "The craft of Fiora is dusty dyer."
+The model has two layers and is trained here, in memory, on 64 facts such as "The home of Mirel is jolly heath."
 With a model of your own the calls are the same: efface.load("folder"), and row files in place of the lists.
 """
 
@@ -16,7 +16,7 @@ def main() -> None:
     request = efface.request(forget=rows.forget, keep=rows.keep, unseen=rows.unseen, reason="example")
     original, reference = trained_lm(), retrained_lm()
 
-    candidate = efface.forget(original, request, "npo", {"fit.lr": 1e-3, "fit.steps": 60, "stop.every": 1})
+    candidate = efface.forget(original, request, "npo", {"fit.lr": 3e-4, "keep_weight": 5, "stop.every": 1})
     step = candidate.lineage[-1]
     print(f"npo: {step.notes['steps']} steps in {step.seconds:.1f} s ({step.notes['stopped']})\n")
 

@@ -76,15 +76,13 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         from efface.benchmarks.authors import request as authors
 
         subject, request = api.load(options.model), authors("10")
-    began, clock = time.monotonic(), _Clock()
+    began, clock = time.monotonic(), _Clock(subject, 1 if options.keep == "none" else 2)
     ctx = Context(seed=0, progress=clock.watch)
     fit = Fit(lr=1e-5, steps=options.steps, batch=options.batch, rank=options.rank)
     run = _efface if options.side == "efface" else _usual
-    tokens = _count_tokens(subject)
     run(subject, request, ctx, fit, options.keep)
-    seconds = clock.seconds[WARMUP:]
     return {
-        "seconds": seconds, "tokens": tokens[-len(seconds) :], "once": clock.started - began, "peak_mb": peak_mb(),
+        "seconds": clock.seconds[WARMUP:], "tokens": clock.tokens[WARMUP : len(clock.seconds)], "once": clock.started - began, "peak_mb": peak_mb(),
         "threads": torch.get_num_threads(), "precision": ctx.notes["precision"],
     }
 
@@ -129,26 +127,23 @@ def _usual(subject: Any, request: Any, ctx: Any, fit: Any, keep: str) -> None:
     descend(after, pools, loss, fit, ctx)
 
 
-def _count_tokens(subject: Any) -> list[int]:
-    """A list that grows by the number of tokens (padding left out) of each batch that the training loop encodes."""
-    counts: list[int] = []
-    plain = subject.encode
-
-    def encode(rows: Any, index: Any = None) -> Any:
-        batch = plain(rows, index)
-        counts.append(int(batch.attention_mask.sum()))
-        return batch
-
-    subject.encode = encode
-    return counts
-
-
 class _Clock:
-    """A progress display that shows nothing and times each step of the training loop."""
+    """A progress display that shows nothing, times each step of the training loop, and counts the tokens that it trains on."""
 
-    def __init__(self) -> None:
+    def __init__(self, subject: Any, pools: int) -> None:
         self.seconds: list[float] = []
+        self.tokens: list[int] = []
         self.started = 0.0
+        self.pools, self.encoded = pools, pools
+        self.plain, subject.encode = subject.encode, self.encode
+
+    def encode(self, rows: Any, index: Any = None) -> Any:
+        """The subject's own batch. A step first encodes a batch of each pool; what is encoded later in it is not trained on."""
+        batch = self.plain(rows, index)
+        if self.encoded < self.pools:
+            self.encoded += 1
+            self.tokens[-1] += int(batch.attention_mask.sum())
+        return batch
 
     def watch(self, items: Iterable[Any], label: str, total: int) -> Iterator[Any]:
         """The items; what the loop does between two of them is one step."""
@@ -157,6 +152,8 @@ class _Clock:
             return
         self.started = time.monotonic()
         for item in items:
+            self.encoded = 0
+            self.tokens.append(0)
             began = time.monotonic()
             yield item
             self.seconds.append(time.monotonic() - began)

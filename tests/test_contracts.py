@@ -22,6 +22,10 @@ def test_the_registry_is_not_empty():
         contracts.contracts("method", "nothing")
 
 
+ANEW = contracts._outcomes.__wrapped__
+"""Runs that are not remembered from one test to the next."""
+
+
 class Plain(Config):
     """Settings of the systems below."""
 
@@ -33,9 +37,7 @@ def offered(monkeypatch, system):
     """Let the registry know one system alone."""
     monkeypatch.setattr(registry, "card", lambda kind, name: system.card)
     monkeypatch.setattr(registry, "load", lambda kind, name: system)
-    for cached in (contracts._outcomes,):
-        cached.cache_clear()
-    monkeypatch.setattr(contracts, "_outcomes", contracts._outcomes.__wrapped__)
+    monkeypatch.setattr(contracts, "_outcomes", ANEW)
 
 
 def card(**changes) -> Card:
@@ -43,7 +45,15 @@ def card(**changes) -> Card:
 
 
 def method(run, **changes):
-    return type("Mine", (Method[Plain],), {"card": card(**changes), "run": lambda self, subject, request, ctx: run(subject, request, ctx)})
+    about = card(**changes)
+
+    class Mine(Method[Plain]):
+        card = about
+
+        def run(self, subject, request, ctx):
+            return run(subject, request, ctx)
+
+    return Mine
 
 
 def broken(monkeypatch, system, rule, says):
@@ -115,7 +125,7 @@ def test_the_same_subject_is_noticed(monkeypatch):
         def run(self, subject, request, ctx):
             return subject
 
-    broken(monkeypatch, type("Mine", (Same,), {"card": card()}), "runs", "very subject it was given")
+    broken(monkeypatch, Same, "runs", "very subject it was given")
 
 
 def test_a_guard_that_edits_is_noticed(monkeypatch):
@@ -163,7 +173,7 @@ def test_a_spendthrift_is_noticed(monkeypatch):
                 free.spend(queries=1)
             return Measurement(system="mine", subject="", value=0.5, n=3, better="higher")
 
-    broken(monkeypatch, Mine, "keeps to its budget", "went beyond its budget of 4 queries")
+    broken(monkeypatch, Mine, "keeps to its budget", "went beyond its budget of 1 queries")
 
 
 def test_loose_settings_are_noticed(monkeypatch):
@@ -172,9 +182,14 @@ def test_loose_settings_are_noticed(monkeypatch):
 
         anything: object = None
 
-    system = type("Mine", (Method[Loose],), {"card": card(), "run": lambda self, subject, request, ctx: subject.fork(), "Config": Loose})
-    broken(monkeypatch, system, "bad values", "takes an arbitrary object as 'anything'")
-    broken(monkeypatch, system, "defaults", "no line below it")
+    class Mine(Method[Loose]):
+        card = card()
+
+        def run(self, subject, request, ctx):
+            return subject.fork()
+
+    broken(monkeypatch, Mine, "bad values", "takes an arbitrary object as 'anything'")
+    broken(monkeypatch, Mine, "defaults", "no line below it")
 
 
 def test_a_false_claim_of_family_is_noticed(monkeypatch):

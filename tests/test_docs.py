@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -101,7 +102,7 @@ def test_docs_name_no_place_that_only_one_machine_has() -> None:
         assert not found, f"{page.name}: {found}"
 
 
-def test_the_worked_example_runs(tmp_path: Path) -> None:
+def test_the_worked_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page on adding a system shows a method file; it is taken out of the page, loaded, and must forget."""
     page = (ROOT / "docs" / "adding-a-system.md").read_text(encoding="utf-8")
     code = next(block for block in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "Card(" in block)
@@ -111,6 +112,7 @@ def test_the_worked_example_runs(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("capped_ascent", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "capped_ascent", module)
     spec.loader.exec_module(module)
     system = next(value for value in vars(module).values() if isinstance(value, type) and getattr(value, "card", None) == card)
     assert card.name == path.stem

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,15 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_it_runs_in_under_a_minute(path: Path, tmp_path: Path) -> None:
-    began = time.process_time()
+    before = os.times()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "EFFACE_CACHE": str(tmp_path)}
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     for word in PROMISED[path.name]:
         assert word in done.stdout
-    used = os.times()
-    assert used.children_user + used.children_system - began < 60 * 2, "an example may take a minute, and twice that in processor time"
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    assert used < 60, "an example may take a minute of processor time, however busy the machine is"
     assert "Traceback" not in done.stderr
 
 

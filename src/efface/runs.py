@@ -164,17 +164,18 @@ def pass_folders() -> tuple[Path, ...]:
     return (checkpoint.cache() / "passes", *shipped)
 
 
-def candidate_of(folder: Path, case: Case, source: Source, record: RunRecord) -> Subject:
-    """The model that the run made; an adapter hangs on the tensors of the original's base, which are then held once."""
+def candidate_of(folder: Path, case: Case, source: Source, record: RunRecord) -> Any:
+    """The model that the run made, an adapter folded into its weights."""
     place = folder / "model"
     if not place.is_dir():
         raise Missing(f"{folder} holds no model folder; run efface forget again")
     shared = getattr(case.original, "base_view", None)
     if (place / "adapter_config.json").exists() and shared is not None:
-        subject: Subject = checkpoint.attach(shared(), place)
+        subject: Any = checkpoint.attach(shared(), place)
     else:
         subject = api.load(str(place), source.device, source.dtype)
-    return subject.after(record.step)
+    # Folded in, an adapter costs nothing at each of the many passes to come.
+    return (subject.merged() if getattr(subject, "adapted", False) else subject).after(record.step)
 
 
 # -- making a run ---------------------------------------------------------------------------------------------------------
@@ -220,8 +221,8 @@ def _blind(baselines: Mapping[str, Subject]) -> dict[str, Subject]:
 def _start(kind: str, options: ForgetOptions | TrainOptions) -> Case:
     """Where a run starts: the user's model and rows, or a benchmark's."""
     if options.benchmark:
-        module = _benchmark_module(options.benchmark)
         if kind == "recipe":
+            module = _benchmark_module(options.benchmark)
             part = getattr(options, "part", "")
             if not part:
                 raise EffaceError(f"efface train --benchmark {options.benchmark} remakes one of its models; name it with --part")

@@ -1,3 +1,4 @@
+import json
 import random
 
 import numpy as np
@@ -53,10 +54,10 @@ def test_the_reference_gains_nothing_over_itself_nor_does_a_reference_of_another
 
 
 def test_what_was_only_hidden_comes_back_and_what_was_never_there_does_not(hidden):
-    """The hidden facts are back at four fifths of what they were in half the steps; the reference learns none of them."""
+    """In half the steps the hidden facts are back at three quarters of what they were; the reference learns none of them."""
     found = run(hidden, reference=retrained_lm())
     assert found.parts["step 0"] < 0.3
-    assert found.parts["step 6"] > 0.8 * 0.95
+    assert found.parts["step 6"] > 0.75 * 0.95
     assert found.parts["reference step 12"] < 0.3
     assert found.parts["gain_low"] > 0.2
     assert found.parts["s_star"] <= 6 and found.parts["reference_s_star"] is None
@@ -102,7 +103,7 @@ def test_the_reference_curve_is_kept_beside_the_passes(tmp_path):
     settings = {"steps": 2}
     made = run(trained_lm(), settings, reference=retrained_lm(), passes=(tmp_path,))
     (stored,) = tmp_path.glob("relearn-*.json")
-    stored.write_text(stored.read_text().replace("[0, 2]", "[0, 3]"))
+    stored.write_text(json.dumps({**json.loads(stored.read_text()), "steps": [0, 3]}))
     read = run(trained_lm(), settings, reference=retrained_lm(), passes=(tmp_path,))
     assert made.parts["gain"] == read.parts["gain"] and "reference step 3" in read.parts
 

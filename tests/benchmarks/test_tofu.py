@@ -1,10 +1,12 @@
 """The reader of TOFU's files, on a small invented release of the same form: 100 rows a percent would be 4,000, here 5 authors."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
-from efface.benchmarks.tofu import Tofu, _files, read
+from efface.benchmarks.tofu import Tofu, _files, _hub, read
 from efface.core.errors import BadRows, Missing
 from efface.testing.tiny import context, facts, tiny_lm
 
@@ -113,6 +115,32 @@ def test_what_is_not_given_is_asked_for(release):
         Tofu.set({"folder": str(release)}).case(context())
     with pytest.raises(Missing, match="no folder"):
         Tofu.set({"model": "x", "folder": str(release / "nowhere")}).case(context())
+
+
+def test_the_hub_gives_the_same_parts(release, monkeypatch):
+    """A stand-in for the library `datasets`: configurations by name, ValueError for one that is not there, OSError offline."""
+    files = _files(release)
+
+    def load_dataset(name, config, split):
+        assert split == "train"
+        if name == "offline/TOFU":
+            raise OSError("no connection\nto the hub")
+        rows = files(config)
+        if rows is None:
+            raise ValueError(f"BuilderConfig {config!r} not found")
+        return rows
+
+    errors = SimpleNamespace(DatasetsError=type("DatasetsError", (Exception,), {}))
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, exceptions=errors))
+    assert read(_hub("locuslab/TOFU"), "forget10") == read(files, "forget10")
+    with pytest.raises(Missing, match="'full' of offline/TOFU from the hub: no connection to the hub"):
+        read(_hub("offline/TOFU"), "forget10")
+
+
+def test_the_hub_needs_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(Missing, match=r"efface\[hub\]"):
+        Tofu.set({"model": "x"}).case(context())
 
 
 def test_rows_of_the_facts_stay_readable_by_the_metrics():

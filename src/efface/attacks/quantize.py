@@ -35,6 +35,8 @@ class QuantizeConfig(Config):
     """Columns that share a scale; 0 gives each output row one."""
     rows: int = Field(40, ge=1)
     """Most forget rows to measure, evenly spaced."""
+    truth_ratio: bool = False
+    """Measure the truth ratio too, which reads every wrong answer and takes several times as long."""
 
 
 class Quantize(Attack[QuantizeConfig]):
@@ -75,7 +77,7 @@ class Quantize(Attack[QuantizeConfig]):
         table: list[dict[str, object]] = [{"row": at, "bits": bits, "value": float(p)} for bits, values in found.items() for at, p in enumerate(values)]
         return Measurement(
             system=self.card.name, subject="", value=mean.value, low=mean.low, high=mean.high, n=len(rows), better="as-reference", why=why,
-            parts={**parts, "worst_bits": float(worst)}, table=table,
+            parts={**parts, "worst_bits": float(worst), "reference": parts.get(f"{worst} bit reference probability")}, table=table,
         )
 
     def _rounded(self, subject: Any, bits: int, rows: list[Row], ctx: Context) -> tuple[np.ndarray, float | None]:
@@ -86,7 +88,7 @@ class Quantize(Attack[QuantizeConfig]):
             for weight in linear(copy):
                 weight.copy_(quantize.round_to_nearest(weight, bits, self.config.group))
         apart = ctx.alone(folder=None, memo={})  # its own memory, so that the copy does not outlive its measuring
-        if not all(row.get(forms.WRONG) for row in rows):
+        if not (self.config.truth_ratio and all(row.get(forms.WRONG) for row in rows)):
             return np.exp(-forms.losses(forms.gold(copy, rows, apart))), None
         options = forms.options(copy, rows, apart)
         logs = np.array([text_stats.log_truth_ratio(row.right, row.wrong) for row in options])

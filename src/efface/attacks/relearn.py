@@ -93,7 +93,7 @@ class Relearn(Attack[RelearnConfig]):
             gain = stats.bootstrap(gains(mine, base))
             parts |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high, "reference_s_star": first(base, half)}
             points = len(mine.steps)
-            parts["reference_area"] = float(base.area(points).mean())
+            parts["reference_area"] = parts["reference"] = float(base.area(points).mean())
             parts |= {f"reference step {step}": float(p) for step, p in zip(base.steps[:points], base.values.mean(1), strict=False)}
         table: list[dict[str, object]] = [
             {"row": at, "step": step, "value": float(p), "reference": float(base.values[number, at]) if base else None}
@@ -121,7 +121,6 @@ class Relearn(Attack[RelearnConfig]):
         why = ""
         try:
             descend(copy, {"taught": taught}, lambda batch: {"loss": copy.losses(batch["taught"]).mean()}, fit, apart, Watch(look, math.inf, self.config.every, ""))
-            look()
         except BudgetSpent as error:
             why = str(error)
         steps = [*range(0, self.config.steps, self.config.every), self.config.steps][: len(points)]
@@ -170,7 +169,7 @@ def probabilities(subject: Any, rows: Sequence[Row], size: int = 16) -> np.ndarr
     """exp(-mean loss) of each row's answer, in full precision whatever the training uses."""
     with torch.no_grad(), torch.autocast(subject.device.type, enabled=False):
         found = [subject.losses(subject.encode(rows[at : at + size])).float().cpu().numpy() for at in range(0, len(rows), size)]
-    chances: np.ndarray = np.exp(-np.concatenate(found))
+    chances: np.ndarray = np.exp(-np.concatenate(found).astype(float))
     return chances
 
 

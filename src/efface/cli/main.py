@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
@@ -20,7 +21,8 @@ UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ i
 NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 VERBS: dict[str, Callable[..., None]] = {
     "list": list_.list_systems, "show": show.show, "train": train.train, "forget": forget.forget, "prove": prove.prove,
-    "report": report.report, "compare": compare.compare, "attack": attack.attack, "demo": demo.demo, "doctor": doctor.doctor, "new": new.new,
+    "report": report.report, "compare": compare.compare, "attack": attack.attack, "demo": demo.demo, "doctor": doctor.doctor,
+    "new": new.new,
 }  # fmt: skip
 
 app = typer.Typer(
@@ -50,6 +52,8 @@ def main(version: Version = False) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if not sys.warnoptions:  # what libraries announce to programmers is noise to who runs a command
+        warnings.simplefilter("ignore", FutureWarning)
     try:
         code = typer.main.get_command(app).main(given, prog_name="efface", standalone_mode=False)
         code = code if isinstance(code, int) else DONE

@@ -21,6 +21,7 @@ def write_text(path: Path, text: str) -> None:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
+            Path(name).chmod(0o644)  # a temporary file is the owner's alone, and the finished one should not be
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)

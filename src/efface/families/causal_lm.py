@@ -6,72 +6,19 @@ import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from efface.core import rows as row_files
 from efface.core.errors import BadRows, Unfit, UnknownName
 from efface.core.types import Row, Subject
+from efface.families.decoder import LAYERS, ROLES, Batch, Encoded, RowScore, holds, same_prompt
 from efface.ops import logprobs
 
-ROLES: dict[str, tuple[str, ...]] = {
-    "mlp.out": ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.fc2"),
-    "mlp.in": ("mlp.up_proj", "mlp.c_fc", "mlp.dense_h_to_4h", "mlp.fc1"),
-    "mlp.gate": ("mlp.gate_proj",),
-    "attn.query": ("self_attn.q_proj",),
-    "attn.key": ("self_attn.k_proj",),
-    "attn.value": ("self_attn.v_proj",),
-    "attn.out": ("self_attn.o_proj", "attn.c_proj", "attention.dense"),
-}
-"""Module of each role inside one layer, over the layouts of Llama, Qwen, OLMo, GPT-2 and NeoX."""
-LAYERS = ("model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.layers")
-"""Where the list of layers stands."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Encoded rows, padded on the right. `labels` are aligned with `input_ids` (not yet shifted), -100 on prompt and padding."""
-
-    input_ids: Tensor  # (B, L)
-    attention_mask: Tensor  # (B, L)
-    labels: Tensor  # (B, L)
-    index: Tensor  # (B,) position of each row in its pool
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids of one row: what is given, what is to be predicted, and whether the last of it is an end token."""
-
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
-    ends: bool
-
-
-@dataclass(frozen=True)
-class RowScore:
-    """What one pass without gradients tells of one row; arrays run over its labeled tokens, end token included."""
-
-    log_probs: np.ndarray
-    mean: np.ndarray
-    deviation: np.ndarray
-    hit: np.ndarray
-    ends: bool
-    text: str
-
-    @property
-    def loss(self) -> float:
-        """Mean loss per labeled token, in nats; NaN for a row with nothing to predict."""
-        return float(-self.log_probs.mean()) if len(self.log_probs) else float("nan")
-
-    @property
-    def words(self) -> slice:
-        """The tokens of the answer itself, without the end token."""
-        return slice(0, len(self.log_probs) - int(self.ends))
+__all__ = ["Batch", "CausalLM", "Encoded", "RowScore"]
 
 
 class CausalLM(Subject):
@@ -80,7 +27,8 @@ class CausalLM(Subject):
     family: ClassVar[str] = "causal-lm"
 
     def __init__(self, model: nn.Module, tokenizer: Any, base: str = "") -> None:
-        self.model, self.tokenizer, self.base = model, tokenizer, base
+        self.model: Any = model
+        self.tokenizer, self.base = tokenizer, base
         self.model.eval()
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -202,7 +150,7 @@ class CausalLM(Subject):
         """(position, score) of each row, in the order that wastes least padding. Rows with one prompt share its pass."""
         parts = row_files.layout(rows)
         encoded = [self.encode_row(row, parts, f"row {number}") for number, row in enumerate(rows, start=1)]
-        ordered = sorted(_same_prompt(encoded, size), key=lambda group: len(encoded[group[0]].prompt) + len(encoded[group[0]].answer))
+        ordered = sorted(same_prompt(encoded, size), key=lambda group: len(encoded[group[0]].prompt) + len(encoded[group[0]].answer))
         batch: list[list[int]] = []
         for group in ordered:
             if batch and sum(map(len, batch)) + len(group) > size:
@@ -339,7 +287,7 @@ class CausalLM(Subject):
             raise UnknownName.among("role", role, ROLES)
         found = []
         for number, layer in enumerate(self.layers()):
-            here = [layer.get_submodule(path) for path in ROLES[role] if _holds(layer, path)]
+            here = [layer.get_submodule(path) for path in ROLES[role] if holds(layer, path)]
             if len(here) != 1:
                 raise UnknownName(f"layer {number} has {len(here)} modules for the role {role!r}; expected one")
             found += here
@@ -438,29 +386,10 @@ class CausalLM(Subject):
         total = hashlib.sha256()
         for name, tensor in sorted(self.model.named_parameters()):
             total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+            total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return total.hexdigest()
 
     def save(self, folder: Path) -> None:
         """A folder that `AutoModelForCausalLM.from_pretrained` loads: whole weights, or the adapter beside its base's name."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-
-
-def _same_prompt(encoded: Sequence[Encoded], size: int) -> list[list[int]]:
-    """Positions of rows with equal prompts, in groups of at most `size`; rows without a prompt stay alone."""
-    groups: dict[tuple[int, ...] | int, list[list[int]]] = {}
-    for place, row in enumerate(encoded):
-        found = groups.setdefault(row.prompt if len(row.prompt) > 1 else place, [[]])
-        if len(found[-1]) == size:
-            found.append([])
-        found[-1].append(place)
-    return [group for found in groups.values() for group in found]
-
-
-def _holds(module: nn.Module, path: str) -> bool:
-    try:
-        module.get_submodule(path)
-    except AttributeError:
-        return False
-    return True

@@ -7,7 +7,8 @@ are averaged. Only the matrices mlp.out of layers l-2..l are trained.
 
 WMDP's code: l = 7 of 32, alpha 100, c 20 (6.5 and alpha 1200 for Zephyr-7B), lr 5e-5, 80 batches of 4, padding counted.
 c and l depend on the model. Here the defaults adapt to it: l at the same relative depth, and c a multiple of the mean norm of H on
-the forget rows (as in Adaptive RMU, arXiv:2408.06223, which multiplies it by 5).
+the forget rows (as in Adaptive RMU, arXiv:2408.06223, which multiplies it by 5). alpha is 20: keep rows that look much like the
+forget rows leave no room at 100.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class RMUConfig(Config):
     """Norm of the direction that forget rows are steered to; none takes `times` the mean norm of what they have."""
     times: float = Field(5.0, gt=0)
     """Multiple of the mean norm, when c is not given."""
-    alpha: float = Field(100.0, ge=0)
+    alpha: float = Field(20.0, ge=0)
     """Weight of the keep term."""
     fit: Fit = Fit(lr=5e-5, steps=200, batch=8)
     """Optimizer settings; adapters (fit.rank) are not possible."""
@@ -56,7 +57,7 @@ class RMU(Method[RMUConfig]):
         name="rmu", title="Representation misdirection", paper="arXiv:2403.03218", families=("causal-lm",), needs=("weights", "activations"),
         uses=("forget", "keep"),
         departs="the mean over labeled tokens of each row, where WMDP's code counts padding and open-unlearning mixes the lengths of a "
-        "batch; layer and c adapt to the model; ends at the level of rows never seen, where the code always runs 80 batches",
+        "batch; layer and c adapt to the model; alpha 20, where the paper has 100 or 1200; ends at the level of rows never seen, where the code always runs 80 batches",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:

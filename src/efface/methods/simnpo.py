@@ -7,7 +7,8 @@ delta (the code's gamma) stands inside beta, as in the authors' code. The paper 
 gamma), which is this with delta = gamma / beta; at 0, the default of both, they are one.
 A row's gradient is that of -log p times -2 sigmoid(-beta * (m - delta)) / T: rows that are far enough up are left alone.
 The paper on TOFU: beta 2.5 and forget weight 0.1375 (forget05), beta 4.5 and 0.125 (forget10), delta 0, keep weight 1, lr 1e-5,
-ten epochs at batch 32; on MUSE beta 0.7.
+ten epochs at batch 32; on MUSE beta 0.7. With those weights forget rows may never get to the level of rows never seen, where the
+run ends; the forget weight is 1 here.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class SimNPOConfig(Config):
     """Mean loss per token around which a row's weight falls."""
     keep: KeepTerm = "loss"
     """What holds the keep rows: their loss, their distance to the model before (kl), or nothing (none)."""
-    forget_weight: float = Field(0.1375, ge=0)
+    forget_weight: float = Field(1.0, ge=0)
     """Weight of the forget term."""
     keep_weight: float = Field(1.0, ge=0)
     """Weight of the keep term."""
@@ -51,7 +52,7 @@ class SimNPO(Method[SimNPOConfig]):
 
     card = Card(
         name="simnpo", title="SimNPO", paper="arXiv:2410.07163", families=("causal-lm",), needs=("losses",), uses=("forget", "keep"),
-        departs="delta inside beta, as in the code, where the paper has it outside; each keep row weighs the same; ends at the level of rows "
+        departs="forget weight 1, where the paper tunes it to 0.125 or 0.1375; delta inside beta, as in the code, where the paper has it outside; each keep row weighs the same; ends at the level of rows "
         "never seen, where the code always runs ten epochs",
     )
 

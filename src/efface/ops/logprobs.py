@@ -51,5 +51,6 @@ def token_stats(logits: Tensor, labels: Tensor) -> TokenStats:
     hit = all_log.argmax(-1) == labels
     probs = all_log.exp()
     mean = (probs * all_log).sum(-1)
-    variance = (probs * all_log.square_()).sum(-1) - mean.square()
+    # Around its mean, not as a difference of squares, which loses the digits that batches of other sizes must agree on.
+    variance = (probs * all_log.sub_(mean.unsqueeze(-1)).square_()).sum(-1)
     return TokenStats(torch.where(mask, log_probs, 0.0), mean, variance.clamp(min=1e-6).sqrt(), hit & mask, mask)

@@ -31,9 +31,13 @@ Loss = Callable[[Mapping[str, Any]], Mapping[str, Tensor]]
 """Batches by pool name -> terms whose sum is minimized; each term is a mean over rows."""
 
 
+HALVINGS = 4
+"""How often the last stretch before the target is halved."""
+
+
 @dataclass
 class Watch:
-    """Stops a run when `measure()` has reached `target`."""
+    """Stops a run when `measure()` has reached `target`, and lands it there."""
 
     measure: Callable[[], float]
     target: float
@@ -47,39 +51,36 @@ def descend(after: S, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, 
     `pools` names the row sets ("forget", "keep"); every step draws `fit.batch` rows of each, without replacement within
     an epoch. Raises Diverged, naming the step and the term, at the first number that is not finite.
     """
-    if empty := [name for name, rows in pools.items() if not rows]:
-        raise BadRows(f"there are no {' and no '.join(empty)} rows to train on")
     accelerator = _accelerator(after, fit)
-    world, rank = accelerator.num_processes, accelerator.process_index
-    if fit.batch % (fit.accumulate * world):
-        raise BadConfig(f"fit.batch = {fit.batch} must be a multiple of fit.accumulate x processes = {fit.accumulate * world}")
     model: torch.nn.Module = after.model  # type: ignore[attr-defined]
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not trained:
-        raise EffaceError("nothing to train: no parameter of the subject requires a gradient")
+    trained = _trained(model, pools, fit, accelerator.num_processes)
     optimizer = torch.optim.AdamW(trained.values(), lr=fit.lr, weight_decay=fit.weight_decay)
     place = ctx.folder / "checkpoint" if ctx.folder is not None and fit.checkpoint else None
     identity = _identity(pools, fit, ctx) if place else ""
-    first = _resume(place, trained, optimizer, identity, ctx) if place else 0
+    first, held = _resume(place, trained, optimizer, identity, ctx) if place else (0, {})
     model.train()
     done, why = fit.steps, "all steps done"
     began = time.monotonic()
-    for step in ctx.progress(range(first, fit.steps), "training", fit.steps - first):
-        if watch and step % watch.every == 0 and (level := _measured(model, watch, accelerator)) >= watch.target:
-            done, why = step, f"{watch.says}: {level:.3f} >= {watch.target:.3f}"
+    for step in ctx.progress(range(first, fit.steps + 1), "training", fit.steps + 1 - first):
+        if watch and (step % watch.every == 0 or step == fit.steps):
+            if (level := _measured(model, watch, accelerator)) >= watch.target:
+                optimizer.state.clear()
+                level = _land(model, trained, held, watch, accelerator, level)
+                done, why = step, f"{watch.says}: {level:.3f} >= {watch.target:.3f}"
+                break
+            held = {name: p.detach().clone() for name, p in trained.items()} if math.isfinite(watch.target) else {}
+        if step == fit.steps:
             break
         _set_rate(optimizer, fit, step)
-        terms = _step(after, pools, loss, fit, ctx, step, (accelerator, world, rank))
-        if world > 1:
-            _average(list(trained.values()), accelerator)
-        norm = accelerator.clip_grad_norm_(trained.values(), fit.clip or math.inf)
-        _finite({**terms, "gradient norm": float(norm)}, step)
+        numbers = _step(after, pools, loss, fit, ctx, step, accelerator)
+        numbers["gradient_norm"] = _clipped(list(trained.values()), fit, accelerator)
+        _finite(numbers, step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ctx.log(step=step, **terms, gradient_norm=float(norm))
+        ctx.log(step=step, **numbers)
         ctx.spend(steps=1)
         if place and (step + 1) % fit.checkpoint == 0 and accelerator.is_main_process:
-            _save(place, trained, optimizer, step + 1, identity, ctx)
+            _save(place, trained, optimizer, held, (step + 1, identity), ctx)
     after.origin = ""  # these are no longer the weights that the name stood for
     model.eval()
     model.requires_grad_(False)
@@ -88,6 +89,18 @@ def descend(after: S, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, 
             shutil.rmtree(old, ignore_errors=True)
     ctx.note(steps=done, stopped=why, training_seconds=time.monotonic() - began, peak_mb=peak_mb(), precision=accelerator.mixed_precision)
     return after
+
+
+def _trained(model: torch.nn.Module, pools: Mapping[str, Sequence[Row]], fit: Fit, world: int) -> dict[str, Tensor]:
+    """The parameters to train, by name; raises when rows, batch or parameters make no run."""
+    if empty := [name for name, rows in pools.items() if not rows]:
+        raise BadRows(f"there are no {' and no '.join(empty)} rows to train on")
+    if fit.batch % (fit.accumulate * world):
+        raise BadConfig(f"fit.batch = {fit.batch} must be a multiple of fit.accumulate x processes = {fit.accumulate * world}")
+    trained: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trained:
+        raise EffaceError("nothing to train: no parameter of the subject requires a gradient")
+    return trained
 
 
 def mean_loss(subject: Any, rows: Sequence[Row], size: int = 32) -> float:
@@ -139,10 +152,10 @@ def peak_mb() -> float:
 
 
 def _step(
-    after: Any, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, ctx: Context, step: int, where: tuple[Any, int, int]
+    after: Any, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, ctx: Context, step: int, accelerator: Any
 ) -> dict[str, float]:
     """Gradients of one step, in pieces; the mean of each term over all pieces and processes."""
-    accelerator, world, rank = where
+    world, rank = accelerator.num_processes, accelerator.process_index
     picked = {name: draw(len(rows), fit.batch, step, ctx.seed_for("rows", name)) for name, rows in pools.items()}
     share = fit.batch // (fit.accumulate * world)
     sums: dict[str, Tensor] = {}
@@ -159,6 +172,13 @@ def _step(
             for name, term in terms.items():
                 sums[name] = sums.get(name, torch.zeros((), device=term.device)) + term.detach().float() / fit.accumulate
     return {name: float(accelerator.reduce(value, "mean")) for name, value in sums.items()}
+
+
+def _clipped(parameters: Sequence[Tensor], fit: Fit, accelerator: Any) -> float:
+    """Gather gradients from all processes, clip them together, and return the norm that they had."""
+    if accelerator.num_processes > 1:
+        _average(parameters, accelerator)
+    return float(accelerator.clip_grad_norm_(parameters, fit.clip or math.inf))
 
 
 def _average(parameters: Sequence[Tensor], accelerator: Any) -> None:
@@ -208,7 +228,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, fit: Fit, step: int) -> None:
 def _finite(numbers: Mapping[str, float], step: int) -> None:
     for name, value in numbers.items():
         if not math.isfinite(value):
-            raise Diverged(f"{name} is {value} at step {step}; lower fit.lr (or check the rows of that step), then run again")
+            raise Diverged(f"{name.replace('_', ' ')} is {value} at step {step}; lower fit.lr (or check the rows of that step), then run again")
 
 
 def _identity(pools: Mapping[str, Sequence[Row]], fit: Fit, ctx: Context) -> str:
@@ -216,7 +236,37 @@ def _identity(pools: Mapping[str, Sequence[Row]], fit: Fit, ctx: Context) -> str
     return digest.of_value([fit.model_dump(), ctx.seed, ctx.purpose, {name: digest.of_value([dict(r) for r in rows]) for name, rows in pools.items()}])
 
 
-def _save(place: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, step: int, identity: str, ctx: Context) -> None:
+def _land(
+    model: torch.nn.Module, trained: Mapping[str, Tensor], held: Mapping[str, Tensor], watch: Watch, accelerator: Any, level: float
+) -> float:
+    """Go back along the straight line to the last check, as far as the target still stands, and return the level there.
+
+    Between two checks the loss may jump far beyond the target, and forgetting too much gives a row away as well.
+    """
+    if not held:
+        return level
+    reached = {name: p.detach().clone() for name, p in trained.items()}
+    short, far = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (short + far) / 2
+        _between(trained, held, reached, middle)
+        if (here := _measured(model, watch, accelerator)) >= watch.target:
+            far, level = middle, here
+        else:
+            short = middle
+    _between(trained, held, reached, far)
+    return level
+
+
+@torch.no_grad()
+def _between(trained: Mapping[str, Tensor], start: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float) -> None:
+    for name, parameter in trained.items():
+        parameter.copy_(torch.lerp(start[name], end[name], share))
+
+
+def _save(
+    place: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, held: Mapping[str, Tensor], at: tuple[int, str], ctx: Context
+) -> None:
     from safetensors.torch import save_file
 
     moments = {}
@@ -226,15 +276,18 @@ def _save(place: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Opt
     with files.whole_folder(place) as folder:
         save_file({name: p.detach().contiguous() for name, p in trained.items()}, folder / "weights.safetensors")
         save_file(moments, folder / "optimizer.safetensors")
-        (folder / "state.json").write_text(json.dumps({"step": step, "identity": identity, "curve": ctx.curve}))
+        save_file(dict(held), folder / "held.safetensors")
+        (folder / "state.json").write_text(json.dumps({"step": at[0], "identity": at[1], "curve": ctx.curve}))
 
 
-def _resume(place: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, identity: str, ctx: Context) -> int:
-    """Load a checkpoint of this very run and return the step to go on with; 0 when there is none."""
+def _resume(
+    place: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, identity: str, ctx: Context
+) -> tuple[int, dict[str, Tensor]]:
+    """Load a checkpoint of this very run; the step to go on with (0 when there is none) and the weights at the last check."""
     from safetensors.torch import load_file
 
     if not (place / "state.json").exists():
-        return 0
+        return 0, {}
     state: Any = files.read_json(place / "state.json")
     if state["identity"] != identity:
         raise EffaceError(f"{place} belongs to a run of another system, model, rows, settings or seed; remove it or choose another --out")
@@ -249,4 +302,5 @@ def _resume(place: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.O
                 optimizer.state[parameter]["step"] = step.cpu()
     ctx.curve[:] = state["curve"]
     ctx.note(resumed_at=float(state["step"]))
-    return int(state["step"])
+    device = next(iter(trained.values())).device
+    return int(state["step"]), {name: tensor.to(device) for name, tensor in load_file(place / "held.safetensors").items()}

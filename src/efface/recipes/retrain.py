@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from efface.core import rows as row_files
-from efface.core.card import Card
 from efface.core.capabilities import has
+from efface.core.card import Card
 from efface.core.config import Config, Fit
 from efface.core.context import Context
 from efface.core.digest import of_value

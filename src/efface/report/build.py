@@ -56,7 +56,7 @@ def view(report: Report) -> View:
         cost=_cost(report),
         environment=tuple((clean(name), clean(value)) for name, value in report.environment.items()),
         curve=_training(report.curve),
-        plane=_plane(metrics, subjects),
+        plane=_plane(metrics, subjects, report.measurements),
     )
 
 
@@ -282,15 +282,20 @@ def _training(curve: Iterable[Mapping[str, float]]) -> dict[str, tuple[tuple[flo
     return {name: tuple(points) for name, points in series.items() if len(points) > 1}
 
 
-def _plane(metrics: Sequence[Line], subjects: Sequence[str]) -> Plane | None:
+def _plane(metrics: Sequence[Line], subjects: Sequence[str], measurements: Iterable[Measurement]) -> Plane | None:
     """Forgetting against utility, where both were measured of the candidate and the reference."""
     x, y = _pick(metrics, FORGETTING), _pick(metrics, UTILITY)
-    if x is None or y is None:
+    if x is None:
         return None
-    there = [s for s in subjects if x.cells[s].value is not None and y.cells[s].value is not None]
+    if y is not None:
+        up, label = y.cells, short(y.title)
+    else:  # the same number on the rows to keep
+        kept = {m.subject: m.parts.get("keep") for m in measurements if m.system == f"{x.kind}/{x.name}"}
+        up, label = {s: Cell(number(v := kept.get(s)), "", v, None, None) for s in subjects}, f"{short(x.title)} on keep rows"
+    there = [s for s in subjects if x.cells[s].value is not None and up[s].value is not None]
     if not {"candidate", "reference"} <= set(there):
         return None
-    return Plane(short(x.title), short(y.title), tuple(Point(s, x.cells[s], y.cells[s]) for s in there))
+    return Plane(short(x.title), label, tuple(Point(s, x.cells[s], up[s]) for s in there))
 
 
 def _pick(lines: Iterable[Line], wanted: Sequence[str]) -> Line | None:

@@ -56,7 +56,8 @@ def draw(view: View) -> list[Chart]:
 def _forgetting(view: View) -> list[Chart]:
     if view.plane is None:
         return []
-    caption = f"Across: {view.plane.x_label}, on the forget rows. Up: {view.plane.y_label}. The closer the filled circle is to the reference, the better."
+    across, up = view.plane.x_label, view.plane.y_label
+    caption = f"Across: {across}, on the forget rows. Up: {up}. The closer the filled circle is to the reference, the better."
     return [
         Chart(
             "Forgetting against utility",
@@ -150,8 +151,16 @@ def _plane(view: View, plane: Plane) -> Figure:
     axes.set_ylabel(plane.y_label)
     axes.grid(True)
     axes.margins(0.15)
+    axes.set_xlim(*_at_least(*axes.get_xlim()))
+    axes.set_ylim(*_at_least(*axes.get_ylim()))
     _legend(axes, view, [point.subject for point in plane.points])
     return figure
+
+
+def _at_least(low: float, high: float, span: float = 0.2) -> tuple[float, float]:
+    """The limits, or wider ones: a tenth of a percent must not look like a gulf."""
+    missing = max(0.0, span - (high - low)) / 2
+    return low - missing, high + missing
 
 
 def _cross(axes: Any, point: Point) -> None:

@@ -278,7 +278,7 @@ def keeps_to_its_budget(name: str) -> None:
         _run("attack", name, subject, trial, free)
         if "fit" in system.Config.model_fields:
             _expect("steps" in free.total, f"{name} trains and counts no steps against the budget")
-        limits = {what: amount - 1 for what, amount in free.total.items() if what != "calls"}
+        limits = {what: 1.0 if amount > 1 else 0.0 for what, amount in free.total.items() if what != "calls"}
         if free.total.get("calls"):
             limits["seconds"] = -1.0
         for what, limit in limits.items():
@@ -344,14 +344,16 @@ def _state(trial: Trial, subject: Subject) -> dict[str, object]:
 
 def _sound(card: Card, found: Any) -> None:
     """A measurement that was made has a finite number inside its interval, and says of whom and of how many rows."""
-    _expect(isinstance(found, Measurement), f"{card.name} gives a {type(found).__name__} and not a Measurement")
+    if not isinstance(found, Measurement):
+        raise Broken(f"{card.name} gives a {type(found).__name__} and not a Measurement")
     _expect(found.status == "ok", f"{card.name} was {found.status} on a subject that it claims: {found.why}")
-    _expect(found.value is not None and math.isfinite(found.value), f"{card.name} gives the value {found.value}")
+    if found.value is None or not math.isfinite(found.value):
+        raise Broken(f"{card.name} gives the value {found.value}")
     _expect(found.n > 0, f"{card.name} does not say of how many rows its value is")
     _expect(found.system == card.name, f"{card.name} signs as {found.system!r}")
     _expect(found.better == card.better, f"{card.name} is better {found.better}, and its card says {card.better}")
-    for bound, holds in ((found.low, lambda low: low <= found.value + 1e-9), (found.high, lambda high: high >= found.value - 1e-9)):
-        _expect(bound is None or (math.isfinite(bound) and holds(bound)), f"{card.name}: {found.value} is outside of its interval {found.low} .. {found.high}")
+    low, high = -math.inf if found.low is None else found.low, math.inf if found.high is None else found.high
+    _expect(low - 1e-9 <= found.value <= high + 1e-9, f"{card.name}: {found.value} is outside of its interval {found.low} .. {found.high}")
 
 
 def _numbers(found: Measurement) -> object:

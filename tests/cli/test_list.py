@@ -1,0 +1,65 @@
+import json
+import subprocess
+import sys
+import time
+
+from efface.core import registry
+
+QUICK = """
+import sys
+from efface.cli.main import run
+code = run(["list"])
+heavy = {"torch", "numpy", "rich", "transformers", "matplotlib", "scipy", "jinja2"} & set(sys.modules)
+sys.exit(f"imported {heavy}" if heavy else code)
+"""
+
+
+def test_list_is_quick_and_imports_nothing_heavy() -> None:
+    """About 0.2 s on a free core; the limit is wide because a test machine is not free."""
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", QUICK], capture_output=True, text=True, timeout=60, check=False)
+        seconds.append(time.perf_counter() - began)
+        assert done.returncode == 0, done.stderr
+        if seconds[-1] < 1.0:
+            break
+    assert min(seconds) < 1.0
+    assert "npo" in done.stdout
+
+
+def test_json_is_an_array_of_cards(efface) -> None:
+    done = efface("list", "--json")
+    entries = json.loads(done.out)
+    assert done.code == 0 and isinstance(entries, list)
+    for entry in entries:
+        assert {"kind", "name", "title", "paper", "families"} <= set(entry) and isinstance(entry["families"], list)
+    assert {(entry["kind"], entry["name"]) for entry in entries} == {
+        (kind, name) for kind in registry.kinds() for name in registry.names(kind)
+    }
+
+
+def test_kind_and_family_narrow_it(efface) -> None:
+    entries = json.loads(efface("list", "--kind", "method", "--family", "classifier", "--json").out)
+    assert entries and all(entry["kind"] == "method" and "classifier" in entry["families"] for entry in entries)
+    assert "npo" not in {entry["name"] for entry in entries}
+    assert efface("list", "--kind", "method", "--family", "classifier").out.startswith("KIND ")
+
+
+def test_unknown_kind_and_family_say_what_there_is(efface) -> None:
+    done = efface("list", "--kind", "metod")
+    assert done.code == 2 and "did you mean method" in done.line
+    done = efface("list", "--family", "toaster")
+    assert done.code == 2 and "classifier" in done.line
+
+
+def test_a_broken_card_is_named_and_breaks_nothing(efface, monkeypatch, tmp_path) -> None:
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "broken.py").write_text("card = Card(name=1 + x)\n")
+    (tmp_path / "methods" / "worse.py").write_text("def (\n")
+    (tmp_path / "methods" / "fine.py").write_text('card = Card(name="fine", title="Fine", paper="", families=("gan",))\n')
+    monkeypatch.setattr(registry, "_plugins", lambda: {"dist": ("dist", tmp_path)})
+    done = efface("list", "--kind", "method", "--json")
+    names = {entry["name"] for entry in json.loads(done.out)}
+    assert done.code == 0 and {"npo", "dist/fine"} <= names and "dist/broken" not in names
+    assert "dist/broken" in done.err and "dist/worse" in done.err

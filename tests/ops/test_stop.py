@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from efface.core.config import Fit, Stop
+from efface.core.context import Context
 from efface.core.errors import EffaceError
 from efface.core.types import Data, Request, Subject
 from efface.ops.loop import Watch, descend, mean_loss, watch
@@ -17,6 +19,17 @@ from efface.testing.tiny import context, facts, tiny_lm
 
 FACTS = facts()
 FIT = Fit(lr=1e-3, steps=6, batch=8, precision="no")
+
+
+def loss_of(after: Any, sign: float = 1.0) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Half of the mean loss on forget rows, with a sign, and the mean loss on keep rows."""
+    return lambda batch: {"forget": sign * 0.5 * after.losses(batch["forget"]).mean(), "keep": after.losses(batch["keep"]).mean()}
+
+
+def furthest(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:
+    """Largest difference between two sets of weights."""
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
 def moved_run(steps: int, target: float, every: int = 2, folder: Path | None = None, stop_at_loss: int = 0) -> tuple[dict[str, torch.Tensor], Context, Callable[[], float]]:

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from efface.core.card import Card
 from efface.core.config import Config
 from efface.core.context import Context
-from efface.core.digest import of_value
 from efface.core.errors import BudgetSpent
 from efface.core.types import Attack, Measurement, Request, Row
-from efface.families import forms
+from efface.families import forms, passes
 from efface.ops import quantize, stats, text_stats
 
 
@@ -33,7 +32,7 @@ class QuantizeConfig(Config):
     """Bits of each weight; every value is tried and the worst counts."""
     group: int = Field(0, ge=0)
     """Columns that share a scale; 0 gives each output row one."""
-    rows: int = Field(40, ge=1)
+    rows: int = Field(20, ge=1)
     """Most forget rows to measure, evenly spaced."""
     truth_ratio: bool = False
     """Measure the truth ratio too, which reads every wrong answer and takes several times as long."""
@@ -69,9 +68,8 @@ class Quantize(Attack[QuantizeConfig]):
             found[bits], truth = self._rounded(bare, bits, rows, ctx)
             parts |= {f"{bits} bit probability": float(found[bits].mean()), f"{bits} bit truth_ratio": truth}
             if (reference := ctx.baselines.get("reference")) is not None:
-                key = (reference, self.card.name, bits, self.config.group, of_value(rows))
-                base, truth = ctx.once(key, lambda r=reference, b=bits: self._rounded(r, b, rows, ctx))  # type: ignore[misc]
-                parts |= {f"{bits} bit reference probability": float(base.mean()), f"{bits} bit reference truth_ratio": truth}
+                base = self._stored(reference, bits, rows, ctx)
+                parts |= {f"{bits} bit reference {name}": value for name, value in base.items()}
         worst = max(found, key=lambda bits: float(found[bits].mean()))
         mean = stats.bootstrap(found[worst])
         table: list[dict[str, object]] = [{"row": at, "bits": bits, "value": float(p)} for bits, values in found.items() for at, p in enumerate(values)]
@@ -93,6 +91,16 @@ class Quantize(Attack[QuantizeConfig]):
         options = forms.options(copy, rows, apart)
         logs = np.array([text_stats.log_truth_ratio(row.right, row.wrong) for row in options])
         return np.exp(-np.array([row.gold for row in options])), float(text_stats.closeness(logs).mean())
+
+    def _stored(self, reference: Any, bits: int, rows: list[Row], ctx: Context) -> dict[str, float | None]:
+        """The reference's means after rounding; made once, and kept beside the passes."""
+
+        def compute() -> object:
+            chances, truth = self._rounded(reference, bits, rows, ctx)
+            return {"probability": float(chances.mean()), "truth_ratio": truth}
+
+        found: dict[str, float | None] = passes.kept(reference, self.card.name, [bits, self.config.group, rows], ctx, compute)
+        return found
 
     def _overlaps(self, subject: Any, ctx: Context) -> dict[int, float | None]:
         """Share of codes that the subject has in common with the original, for each number of bits; None without an original."""

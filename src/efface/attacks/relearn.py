@@ -13,19 +13,18 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from efface.core import digest, files
 from efface.core.card import Card
 from efface.core.config import Config, Fit
 from efface.core.context import Context
 from efface.core.errors import BudgetSpent, Missing
 from efface.core.types import Attack, Measurement, Request, Row
+from efface.families import passes
 from efface.ops import stats
 from efface.ops.loop import Watch, descend
 
@@ -128,21 +127,14 @@ class Relearn(Attack[RelearnConfig]):
 
     def _stored(self, reference: Any, taught: Sequence[Row], asked: Sequence[Row], lr: float, ctx: Context) -> Curve:
         """The reference's curve, without any budget: it is a yardstick, not the adversary. Made once, and kept beside the passes."""
-        name = ctx.once((reference, "name"), lambda: reference.origin or reference.digest)
-        settings = self.config.model_dump(exclude={"lrs"})
-        key = digest.of_value(["relearn", 1, name, list(taught), list(asked), lr, settings, ctx.seed])[:32]
+        settings = [list(taught), list(asked), lr, self.config.model_dump(exclude={"lrs"}), ctx.seed]
 
-        def compute() -> Curve:
-            for folder in ctx.passes:
-                if (path := Path(folder) / f"relearn-{key}.json").exists():
-                    stored: Any = files.read_json(path)
-                    return Curve(tuple(stored["steps"]), np.array(stored["values"]), "")
+        def compute() -> object:
             curve = self._curve(reference, taught, asked, lr, ctx.alone(budget={}))
-            if ctx.passes:
-                files.write_json(ctx.passes[0] / f"relearn-{key}.json", {"steps": curve.steps, "values": curve.values.tolist()})
-            return curve
+            return {"steps": curve.steps, "values": curve.values.tolist()}
 
-        return ctx.once((reference, key), compute)
+        found = passes.kept(reference, self.card.name, settings, ctx, compute)
+        return Curve(tuple(found["steps"]), np.array(found["values"]), "")
 
     def _half(self, ctx: Context, asked: Sequence[Row]) -> float | None:
         """Half of the original's probability on F_b; None without an original."""

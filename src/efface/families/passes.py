@@ -7,7 +7,7 @@ key made of the subject's origin (or digest), the rows and the settings, so that
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,11 +117,32 @@ def answers(subject: Any, rows: Sequence[Row], ctx: Context, max_new: int = 64) 
     return ctx.once((subject, key), compute)
 
 
+def kept(subject: Subject, label: str, settings: object, ctx: Context, compute: Callable[[], object]) -> Any:
+    """A JSON value about a frozen subject: from memory, from disk, or computed now. `settings` must name all that it depends on."""
+    key = digest.of_value([VERSION, label, _name(subject, ctx), settings])[:32]
+
+    def made() -> object:
+        for folder in ctx.passes:
+            if (path := folder / f"{label}-{key}.json").exists():
+                return files.read_json(path)
+        value = compute()
+        if ctx.passes:
+            files.write_json(ctx.passes[0] / f"{label}-{key}.json", value)
+        return value
+
+    return ctx.once((subject, label, key), made)
+
+
 def _key(subject: Subject, rows: Sequence[Row], ctx: Context, *more: object) -> str:
     """Names one pass. A guarded subject is not the bare one, so its shields enter the key."""
-    name = ctx.once((subject, "name"), lambda: subject.origin or subject.digest)  # a digest reads every weight: once a subject
+    name = _name(subject, ctx)
     shields = [f"{type(shield).__module__}.{type(shield).__name__}:{id(shield)}" for shield in subject.shields]
     return digest.of_value([VERSION, name, shields, digest.of_value([dict(row) for row in rows]), more])[:32]
+
+
+def _name(subject: Subject, ctx: Context) -> str:
+    """What the weights are called. A digest reads every one of them, so it is taken once a subject."""
+    return ctx.once((subject, "name"), lambda: subject.origin or subject.digest)
 
 
 def _write(path: Path, result: Sequence[RowScore]) -> None:

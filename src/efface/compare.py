@@ -27,6 +27,13 @@ Progress = Callable[..., Any]
 COLUMNS = ("method", "seed", "verdict", "forget quality (p)", "forgetting left", "model utility", "worst attack", "seconds", "peak MB")
 
 
+READING = (
+    "Forget quality is the p-value of the test against the reference, to be read at one number of rows only. Forgetting left is the worst "
+    "distance of the verdict: 1 as the original, 0 as the reference, below 0 known worse than by the reference. The worst attack is the one "
+    "farthest from the reference, with both values. Seconds and peak memory are those of the forgetting run."
+)
+
+
 class CompareOptions(BaseModel):
     """What `efface compare` is given."""
 
@@ -41,10 +48,12 @@ class CompareOptions(BaseModel):
     """Settings by method; those under "all" go to every method that has them."""
     attacks: bool = True
     out: Path
+    table: Path | None = None
+    """Where the table goes, its chart and its JSON beside it; OUT/table.md if not given."""
 
 
 def compare(options: CompareOptions, progress: Progress = silent) -> Path:
-    """Run what is missing and return the path of the table, OUT/table.md (table.json and table.svg lie beside it)."""
+    """Run what is missing and return the path of the table; its JSON and its chart lie beside it."""
     card = registry.card("benchmark", options.benchmark)
     known = [name for name in registry.names("method") if set(registry.card("method", name).families) & set(card.families)]
     methods = list(options.methods) or known
@@ -64,7 +73,11 @@ def compare(options: CompareOptions, progress: Progress = silent) -> Path:
         except EffaceError as error:
             failed[method, seed] = str(error)
         _write(options, reports, failed)
-    return options.out / "table.md"
+    return _table(options)
+
+
+def _table(options: CompareOptions) -> Path:
+    return options.table or options.out / "table.md"
 
 
 def _cell(method: str, seed: int, options: CompareOptions, folder: Path) -> None:
@@ -140,14 +153,24 @@ def _write(options: CompareOptions, reports: Mapping[tuple[str, int], Report], f
         first = next(iter(reports.values()))
         rows += [row_of(name, "", first, name) for name in ("original", "reference")]
     rows += [row_of(method, seed, report) for (method, seed), report in sorted(reports.items())]
-    files.write_json(options.out / "table.json", {"options": options.model_dump(mode="json"), "rows": rows, "failed": {f"{m}-seed{s}": why for (m, s), why in failed.items()}})
-    lines = [f"# {options.benchmark}{' forget' + options.split if options.split else ''}", "", _header()]
+    files.write_json(_table(options).with_suffix(".json"), {"options": options.model_dump(mode="json"), "rows": rows, "failed": {f"{m}-seed{s}": why for (m, s), why in failed.items()}})
+    lines = [f"# {options.benchmark}{' forget' + options.split if options.split else ''}", "", f"Made by `{_command(options)}`.", READING, "", _header()]
     lines += ["| " + " | ".join(_cell_text(row[name]) for name in COLUMNS) + " |" for row in rows]
     lines += ["", *(f"- {method}, seed {seed}: failed: {why}" for (method, seed), why in failed.items())]
     lines += _settings_lines(reports)
-    files.write_text(options.out / "table.md", "\n".join(lines) + "\n")
+    files.write_text(_table(options), "\n".join(lines) + "\n")
     if reports:
-        files.write_text(options.out / "table.svg", _chart(rows))
+        files.write_text(_table(options).with_suffix(".svg"), _chart(rows))
+
+
+def _command(options: CompareOptions) -> str:
+    sets = [f"--set {'' if method == 'all' else method + ':'}{name}={value}" for method, given in options.settings.items() for name, value in given.items()]
+    parts = [
+        f"efface compare --benchmark {options.benchmark}", f"--split {options.split}" if options.split else "",
+        f"--methods {','.join(options.methods) or 'all'}", f"--seeds {','.join(map(str, options.seeds))}", *sets, "" if options.attacks else "--no-attacks",
+        f"--out {options.out}", f"--table {options.table}" if options.table else "",
+    ]
+    return " ".join(part for part in parts if part)
 
 
 def _header() -> str:

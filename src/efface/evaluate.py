@@ -237,7 +237,7 @@ def _class_evidence(candidate: Any, request: Request, ctx: Context) -> Evidence:
 
     def true(subject: Any, rows: Sequence[Row]) -> np.ndarray:
         chances = np.asarray(subject.predict(rows), dtype=float)
-        return chances[np.arange(len(rows)), [int(row["y"]) for row in rows]]  # type: ignore[call-overload]
+        return chances[np.arange(len(rows)), np.array([int(str(row["y"])) for row in rows])]
 
     def right(subject: Any, rows: Sequence[Row]) -> np.ndarray:
         return (np.asarray(subject.predict(rows)).argmax(1) == np.array([row["y"] for row in rows])).astype(float)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -207,6 +208,7 @@ def _run(kind: Literal["method", "recipe"], name: str, options: ForgetOptions | 
         kind=kind, source=Source(**options.model_dump(include=set(Source.model_fields))), request=case.request, step=after.lineage[-1],
         environment=environment(ctx),
     )
+    shutil.rmtree(partial / "anchors", ignore_errors=True)
     files.write_text(partial / "log.jsonl", "".join(json.dumps(line) + "\n" for line in ctx.curve))
     files.write_text(partial / "run.json", record.model_dump_json(indent=1) + "\n")
     partial.rename(out)

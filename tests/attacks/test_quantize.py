@@ -22,7 +22,7 @@ def rounded(subject, bits):
 def test_formula():
     """The numbers of each rounding are those of a model whose layers' linear weights were rounded by hand; head and embeddings stay."""
     subject, request = trained_lm(), facts().request
-    found = Quantize.set({"bits": [3]}).run(subject, request, context())
+    found = Quantize.set({"bits": [3], "truth_ratio": True}).run(subject, request, context())
     by_hand = rounded(subject, 3)
     assert torch.equal(by_hand.model.lm_head.weight, subject.model.lm_head.weight)
     assert torch.equal(by_hand.model.model.embed_tokens.weight, subject.model.model.embed_tokens.weight)
@@ -64,11 +64,12 @@ def test_an_edit_within_half_a_bucket_is_undone():
 
 def test_the_reference_is_rounded_the_same_way():
     request, ctx = facts().request, context(baselines={"reference": retrained_lm(), "original": trained_lm()})
-    found = Quantize().run(retrained_lm(), request, ctx)
+    found = Quantize.set({"truth_ratio": True}).run(retrained_lm(), request, ctx)
     plain = Probability().run(retrained_lm(), request, ctx).value
     for bits in (8, 4):
         assert found.parts[f"{bits} bit probability"] == found.parts[f"{bits} bit reference probability"]
         assert found.parts[f"{bits} bit probability"] == pytest.approx(plain, abs=0.05)
+        assert found.parts[f"{bits} bit truth_ratio"] is not None
         assert found.parts[f"{bits} bit truth_ratio"] == found.parts[f"{bits} bit reference truth_ratio"]
     assert found.parts["8 bit codes as original"] < found.parts["4 bit codes as original"] < 0.9
 
@@ -99,7 +100,7 @@ def test_an_adapter_is_folded_in_first():
 
 def test_rows_without_wrong_answers_have_a_probability_alone():
     bare = Request(forget=Data.inline([{"question": row["question"], "answer": row["answer"]} for row in facts().forget]))
-    found = Quantize().run(trained_lm(), bare, context())
+    found = Quantize.set({"truth_ratio": True}).run(trained_lm(), bare, context())
     assert found.parts["4 bit truth_ratio"] is None and found.parts["4 bit probability"] > 0.5
 
 

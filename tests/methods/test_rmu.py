@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from efface.core.errors import BadConfig, UnknownName
 from efface.core.types import Data, Request
+from efface.families.causal_lm import CausalLM
 from efface.methods.rmu import RMU, control, distance
-from efface.testing.tiny import context, facts, tiny_lm, trained_lm
+from efface.testing.tiny import context, facts, tiny_lm, tokenizer, trained_lm
 
 
 def test_formula(forget):
@@ -74,6 +76,19 @@ def test_limits(layout, layer):
     after = RMU.set({"layer": layer, "fit.lr": 1e-2, "fit.steps": 2, "stop.at": "steps"}).run(before, facts().request, context())
     changed = {name for (name, a), b in zip(before.model.named_parameters(), after.model.parameters(), strict=True) if not torch.equal(a, b)}
     assert changed == set(list(before.weights("mlp.out"))[: layer + 1])
+
+
+def test_layers_below_stay():
+    """Of five layers and l = 3, the matrices of 1, 2 and 3 change: not that of 0, which feeds them, nor that of 4, which is above."""
+    config = LlamaConfig(
+        hidden_size=32, num_hidden_layers=5, num_attention_heads=2, num_key_value_heads=2, intermediate_size=32, vocab_size=len(tokenizer()),
+    )
+    torch.manual_seed(0)
+    before = CausalLM(LlamaForCausalLM(config).requires_grad_(False), tokenizer())
+    after = RMU.set({"layer": 3, "fit.lr": 1e-2, "fit.steps": 2, "stop.at": "steps"}).run(before, facts().request, context())
+    changed = {name for (name, a), b in zip(before.model.named_parameters(), after.model.parameters(), strict=True) if not torch.equal(a, b)}
+    assert changed == {f"model.layers.{at}.mlp.down_proj.weight" for at in (1, 2, 3)}
+    assert RMU.set({"fit.steps": 0}).run(before, facts().request, ctx := context()) is not before and ctx.notes["layer"] == 1
 
 
 def test_direction():

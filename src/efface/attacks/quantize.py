@@ -32,7 +32,7 @@ class QuantizeConfig(Config):
     """Bits of each weight; every value is tried and the worst counts."""
     group: int = Field(0, ge=0)
     """Columns that share a scale; 0 gives each output row one."""
-    rows: int = Field(20, ge=1)
+    rows: int = Field(40, ge=1)
     """Most forget rows to measure, evenly spaced."""
     truth_ratio: bool = False
     """Measure the truth ratio too, which reads every wrong answer and takes several times as long."""
@@ -99,7 +99,7 @@ class Quantize(Attack[QuantizeConfig]):
             chances, truth = self._rounded(reference, bits, rows, ctx)
             return {"probability": float(chances.mean()), "truth_ratio": truth}
 
-        found: dict[str, float | None] = passes.kept(reference, self.card.name, [bits, self.config.group, rows], ctx, compute)
+        found: dict[str, float | None] = passes.kept(reference, self.card.name, [bits, self.config.group, self.config.truth_ratio, rows], ctx, compute)
         return found
 
     def _overlaps(self, subject: Any, ctx: Context) -> dict[int, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,7 @@ def compare(
     methods: Annotated[str, typer.Option("--methods", metavar="LIST", help="all, or names with commas.")] = "all",
     seeds: Annotated[str, typer.Option("--seeds", metavar="LIST", help="Seeds with commas.")] = "0,1",
     settings: Settings = None,
+    where: Annotated[Path | None, typer.Option("--table", metavar="FILE", help="Where to write the table; FOLDER/table.md if not given.")] = None,
     no_attacks: Annotated[bool, typer.Option("--no-attacks", help="Metrics only.")] = False,
     as_json: o.Json = False,
 ) -> None:

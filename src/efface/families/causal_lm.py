@@ -296,7 +296,7 @@ class CausalLM(Subject):
     def weights(self, role: str) -> dict[str, nn.Parameter]:
         """{name: weight matrix} of the modules that play `role`, in the order of layers."""
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        found = {}
+        found: dict[str, Any] = {}
         for module in self.modules_of(role):
             weight = getattr(module, "base_layer", module).weight
             found[names[id(weight)]] = weight

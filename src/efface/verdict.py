@@ -7,9 +7,9 @@
     privacy      AUC of a membership attack on the candidate minus that on the reference (the reference need not be at 0.5).
     utility      share of what the reference can do that is lost: L = 1 - mean(u_candidate) / mean(u_reference).
 
-Every distance carries a 95 % interval from a paired bootstrap over rows, widened by the scatter between references of
-different seeds where there are several. A distance counts only when it is beyond its margin *and* its interval excludes
-zero; beyond the margin with an interval that covers zero means that the rows are too few to say.
+Where there are references of several seeds, "the reference" is their mean, row by row, and every distance's 95 % interval,
+from a paired bootstrap over rows, is widened by their scatter around it. A distance counts only when it is beyond its margin
+*and* its interval excludes zero; beyond the margin with an interval that covers zero means that the rows are too few to say.
 """
 
 from __future__ import annotations
@@ -104,41 +104,46 @@ def forgetting_distance(name: str, rows: Rows) -> Distance:
     """D of one statistic; "can't say" when the original does not know the rows better than the reference does."""
     if rows.original is None:
         return Distance(name, float("nan"), float("nan"), float("nan"), FORGETTING, "can't say")
-    gap, left = rows.original - rows.reference, rows.candidate - rows.reference
+    references = [rows.reference, *rows.others]
+    center = np.mean(references, axis=0)
+    gap, left = rows.original - center, rows.candidate - center
     drawn_gap, drawn_left = _means(gap), _means(left)
     if np.percentile(drawn_gap, 2.5) <= 0:
         return Distance(name, float("nan"), float("nan"), float("nan"), FORGETTING, "can't say")
-    scale = gap.mean()
-    between = [float((other - rows.reference).mean() / scale) for other in rows.others]
-    value = float(left.mean() / scale)
+    scale = float(gap.mean())
+    between = [float((one - center).mean()) / scale for one in references]
+    value = float(left.mean()) / scale
     low, high = _widened(value, drawn_left / np.maximum(drawn_gap, 1e-12), between)
     return Distance(name, value, low, high, FORGETTING, _two_sided(value, low, high, FORGETTING))
 
 
 def privacy_distance(name: str, members: Members) -> Distance:
     """AUC of the candidate minus AUC of the reference, resampling forget and unseen rows alike for both."""
-    (cand_in, cand_out), (ref_in, ref_out) = members.candidate, members.reference
+    references = [members.reference, *members.others]
+    inside, outside = members.candidate
     rng = np.random.default_rng(0)
     drawn = np.empty(DRAWS)
     for i in range(DRAWS):
-        a, b = rng.integers(len(cand_in), size=len(cand_in)), rng.integers(len(cand_out), size=len(cand_out))
-        drawn[i] = stats.auc(cand_in[a], cand_out[b]) - stats.auc(ref_in[a], ref_out[b])
-    base = stats.auc(ref_in, ref_out)
-    between = [stats.auc(inside, outside) - base for inside, outside in members.others]
-    value = stats.auc(cand_in, cand_out) - base
-    low, high = _widened(value, drawn, between)
+        a, b = rng.integers(len(inside), size=len(inside)), rng.integers(len(outside), size=len(outside))
+        drawn[i] = stats.auc(inside[a], outside[b]) - np.mean([stats.auc(one[a], other[b]) for one, other in references])
+    areas = [stats.auc(*pair) for pair in references]
+    base = float(np.mean(areas))
+    value = stats.auc(inside, outside) - base
+    low, high = _widened(value, drawn, [area - base for area in areas])
     return Distance(name, value, low, high, PRIVACY, _two_sided(value, low, high, PRIVACY))
 
 
 def utility_distance(name: str, rows: Rows) -> Distance:
     """L of one statistic; being better than the reference is no damage."""
-    scale = rows.reference.mean()
+    references = [rows.reference, *rows.others]
+    center = np.mean(references, axis=0)
+    scale = float(center.mean())
     if scale <= 0:
         return Distance(name, float("nan"), float("nan"), float("nan"), UTILITY, "can't say")
-    between = [float(1 - other.mean() / scale) for other in rows.others]
+    between = [float(1 - one.mean() / scale) for one in references]
     value = float(1 - rows.candidate.mean() / scale)
     pick = _picks(len(rows.candidate))
-    drawn = 1 - rows.candidate[pick].mean(1) / np.maximum(rows.reference[pick].mean(1), 1e-12)
+    drawn = 1 - rows.candidate[pick].mean(1) / np.maximum(center[pick].mean(1), 1e-12)
     low, high = _widened(value, drawn, between)
     says: Says = "as the reference"
     if value > UTILITY:
@@ -155,9 +160,9 @@ def _two_sided(value: float, low: float, high: float, margin: float) -> Says:
 
 
 def _widened(value: float, drawn: np.ndarray, between: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval over rows, with the scatter between references of other seeds added in quadrature."""
+    """The 95 % interval over rows, with the scatter of the references around their mean added in quadrature."""
     low, high = np.percentile(drawn, [2.5, 97.5])
-    seeds = 1.96 * float(np.sqrt(np.mean(np.square(between)))) if len(between) else 0.0
+    seeds = 1.96 * float(np.sqrt(np.square(between).sum() / (len(between) - 1))) if len(between) > 1 else 0.0
     return value - float(np.hypot(value - low, seeds)), value + float(np.hypot(high - value, seeds))
 
 

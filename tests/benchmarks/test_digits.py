@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import efface
 from efface.benchmarks import digits
 from efface.core import registry
 from efface.core.errors import BadConfig
@@ -33,16 +34,34 @@ def test_class_scenario_names_the_class():
     assert digits.request(digits.split("random"), "random").kind == "examples"
 
 
-def test_case_class():
-    case = registry.load("benchmark", "digits").set().case(tiny.context())
+@pytest.fixture(scope="module")
+def case():
+    return registry.load("benchmark", "digits").set().case(tiny.context())
+
+
+def test_case_class(case):
     original, reference = case.original, case.baselines["reference"]
     assert case.baselines["original"] is original
     assert hits(original, case.request.rows("forget")) > 0.98 and hits(reference, case.request.rows("forget")) == 0
     for subject in (original, reference):
         assert hits(subject, case.request.rows("keep")) > 0.98
         assert hits(subject, case.utility["test rows"].read()) > 0.96
-    again = registry.load("benchmark", "digits").set().case(tiny.context())
-    assert again.original.digest == original.digest and again.baselines["reference"].digest == reference.digest
+
+
+def test_a_case_can_be_made_again():
+    one, other = (registry.load("benchmark", "digits").set({"fit.steps": 5}).case(tiny.context(2)) for _ in range(2))
+    assert one.original.digest == other.original.digest != one.baselines["reference"].digest == other.baselines["reference"].digest
+
+
+def test_the_verdict_tells_the_subjects_apart(case):
+    """The same verdict as for language models: the original has not forgotten, the reference has, and a method can."""
+    ctx = tiny.context(baselines=case.baselines, utility=case.utility)
+    after = efface.forget(case.original, case.request, "grad_diff", {"fit.lr": 1e-3, "fit.steps": 200, "fit.batch": 32}, ctx)
+    said = {
+        name: efface.prove(subject, case.request, case.original, case.baselines["reference"], ctx=ctx).verdict.word
+        for name, subject in {"original": case.original, "reference": case.baselines["reference"], "after": after}.items()
+    }
+    assert said == {"original": "not forgotten", "reference": "forgotten", "after": "forgotten"}
 
 
 def test_case_random():

@@ -19,6 +19,7 @@ from efface.families import classifier
 from efface.families.classifier import MLP, Classifier, SklearnClassifier
 from efface.testing import tiny
 
+pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")  # the tiny network need not converge
 ROWS = [{"x": [1.0, 0.0], "y": 0}, {"x": [0.0, 1.0], "y": 1}, {"x": [1.0, 1.0], "y": 2}]
 SMALL = {"inputs": 2, "hidden": [3], "outputs": 3}
 

@@ -46,3 +46,15 @@ def test_every_default_is_recorded_against_the_paper(name):
         assert "lr 1e-5" in __import__(system.__module__, fromlist=["x"]).__doc__ or "lr 5e-5" in __import__(system.__module__, fromlist=["x"]).__doc__
         assert "level of rows never seen" in system.card.departs
     assert system().config.stop.at == "auto"
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_target_that_is_an_adapter(forget, rank):
+    """What must forget is often an adapter on a base: with a rank its own adapter is trained, without one the merged weights are."""
+    target, _ = forget("finetune", {"fit.rank": 2, "fit.steps": 2, "fit.lr": 1e-2, "stop.at": "steps"}, tiny_lm())
+    name = target.digest
+    settings = {"keep": "kl", "forget_weight": 1.0, "fit.rank": rank, "fit.lr": 1e-2, "fit.steps": 3, "stop.at": "steps"}
+    after, ctx = forget("npo", settings, target)
+    assert after.adapted == bool(rank) and target.digest == name != after.digest
+    assert ctx.curve[0]["forget"] == pytest.approx(13.862944, rel=1e-4) and ctx.curve[0]["keep"] == pytest.approx(0, abs=1e-6)
+    assert ctx.curve[2]["keep"] > 0

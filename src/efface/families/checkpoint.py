@@ -40,6 +40,8 @@ def load(name: str, device: str = "auto", dtype: str = "auto") -> CausalLM:
         subject.origin = f"{EMBEDDED}:{GGUF_SHA256[:16]}"
         return subject
     folder = Path(name)
+    if not name.strip():
+        raise Missing("no model was named; give a folder, a hub name, or " + repr(EMBEDDED))
     if folder.is_dir():
         return _from_folder(folder, place, dtype)
     if folder.suffix in PICKLES:

@@ -40,7 +40,7 @@ def test_no_op(forget):
 
 
 def test_forgets(forget, losses):
-    after, ctx = forget("rmu", {"fit.lr": 5e-3, "layer": 1, "stop.every": 4})
+    after, ctx = forget("rmu", {"fit.lr": 5e-3, "layer": 1, "alpha": 5.0, "stop.every": 4})
     assert losses(after)["forget"] >= losses(trained_lm())["unseen"] and "unseen" in ctx.notes["stopped"]
 
 

@@ -32,7 +32,7 @@ from efface.ops.loop import Watch, descend
 class RelearnConfig(Config):
     """Settings of the attack."""
 
-    lrs: tuple[Annotated[float, Field(gt=0)], ...] = Field((2e-4,), min_length=1, max_length=3)
+    lrs: tuple[Annotated[float, Field(gt=0)], ...] = Field((1e-3,), min_length=1, max_length=3)
     """Learning rates to try; the one that brings back most counts."""
     steps: int = Field(8, ge=1)
     """Optimizer steps of the adversary."""
@@ -65,7 +65,7 @@ class Relearn(Attack[RelearnConfig]):
     card = Card(
         name="relearn", title="Relearning", paper="arXiv:2406.13356", families=("causal-lm",), needs=("losses", "weights"),
         uses=("forget", "reference", "original"), access="weights", better="as-reference",
-        departs="eight steps of LoRA at 2e-4 by default, and answers are measured by probability, so that it takes about a minute on a CPU",
+        departs="eight steps of LoRA at 1e-3 by default, and answers are measured by probability, so that it takes about a minute on a CPU",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Measurement:

@@ -5,8 +5,8 @@
 
 efface: the log-probabilities (and, for a KL keep term, the hidden states) of the model before forgetting are computed
 once, before the loop. Usual: a deep copy of the model stands beside it and reads the same rows inside every step. Rows,
-loss function, loop, precision and optimizer are the same objects on both sides; each side runs in a process of its own,
-by turns, so that its peak memory is its own and a change in the machine's load meets both.
+loss function, loop, precision and optimizer are the same on both sides. Each side has a process of its own, so that its
+peak memory is its own, and they take steps by turns, so that a change in the machine's load meets both.
 """
 
 from __future__ import annotations
@@ -26,24 +26,32 @@ WARMUP = 1
 
 
 def main() -> None:
-    """Run both sides by turns and print the table."""
+    """Let both sides take steps by turns and print the table."""
     options = _options()
     if options.side:
-        print(json.dumps(_measure(options)))
+        print(json.dumps(_measure(options)), flush=True)
         return
-    found: dict[str, list[Any]] = {side: [] for side in SIDES}
-    for _ in range(options.rounds):
-        for side in SIDES:
-            done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--side", side], stdout=subprocess.PIPE, text=True, check=True)
-            found[side].append(json.loads(done.stdout.splitlines()[-1]))
-    first = found["efface"][0]
+    pipe = subprocess.PIPE
+    running = {side: subprocess.Popen([sys.executable, __file__, *sys.argv[1:], "--side", side], stdin=pipe, stdout=pipe, text=True) for side in SIDES}
+    found: dict[str, Any] = {}
+    for _ in range(options.steps + 2):  # ready, the steps, and the end
+        for side, process in running.items():
+            assert process.stdin is not None and process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                sys.exit(f"the side {side} ended early, with code {process.wait()}")
+            if line.startswith("{"):
+                found[side] = json.loads(line)
+            else:
+                process.stdin.write("go\n")
+                process.stdin.flush()
+    first = found["efface"]
     weights = f"LoRA rank {options.rank}" if options.rank else "full weights"
     print(f"{options.model}, {weights}, keep = {options.keep}, {options.batch} rows of each kind, {first['threads']} threads, precision {first['precision']}")
-    median = {side: statistics.median(second for run in runs for second in run["seconds"]) for side, runs in found.items()}
-    for side, runs in found.items():
-        tokens, peak = statistics.mean(runs[0]["tokens"]), max(run["peak_mb"] for run in runs)
-        count = sum(len(run["seconds"]) for run in runs)
-        print(f"{side:8} {tokens:6.0f} tokens a step  {median[side]:7.3f} s a step (median of {count})  {peak:7.0f} MB peak  {runs[0]['once']:6.2f} s once, before the loop")
+    median = {side: statistics.median(run["seconds"]) for side, run in found.items()}
+    for side, run in found.items():
+        step = f"{statistics.mean(run['tokens']):6.0f} tokens a step  {median[side]:7.3f} s a step (median of {len(run['seconds'])})"
+        print(f"{side:8} {step}  {run['peak_mb']:7.0f} MB peak  {run['once']:6.2f} s once, before the loop")
     print(f"ratio    {median['usual'] / median['efface']:.2f}")
 
 
@@ -53,8 +61,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=0, help="rank of LoRA adapters; 0 trains all weights")
     parser.add_argument("--keep", choices=("none", "loss", "kl"), default="none", help="what holds the kept rows")
     parser.add_argument("--batch", type=int, default=8, help="rows of each kind in one step")
-    parser.add_argument("--steps", type=int, default=6, help="steps of each side in each round, the first of them not counted")
-    parser.add_argument("--rounds", type=int, default=2, help="how often the two sides take turns")
+    parser.add_argument("--steps", type=int, default=12, help="steps of each side, the first of them not counted")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -128,7 +135,7 @@ def _usual(subject: Any, request: Any, ctx: Any, fit: Any, keep: str) -> None:
 
 
 class _Clock:
-    """A progress display that shows nothing, times each step of the training loop, and counts the tokens that it trains on."""
+    """A progress display that shows nothing, times each step of the training loop and counts its tokens, and waits for a word before it."""
 
     def __init__(self, subject: Any, pools: int) -> None:
         self.seconds: list[float] = []
@@ -152,6 +159,8 @@ class _Clock:
             return
         self.started = time.monotonic()
         for item in items:
+            print("ready", flush=True)
+            sys.stdin.readline()
             self.encoded = 0
             self.tokens.append(0)
             began = time.monotonic()

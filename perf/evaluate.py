@@ -1,13 +1,13 @@
 """All likelihood metrics and membership attacks from shared passes, against one pass for each; prints both and their ratio.
 
-    python perf/evaluate.py                  embedded model, the invented authors, 16 rows of each kind
+    python perf/evaluate.py                  models and rows of the benchmark authors, 16 rows of each kind
     python perf/evaluate.py --all            with the metrics on generated answers too
-    python perf/evaluate.py --model tiny     a random model of two layers, in seconds
+    python perf/evaluate.py --model tiny     a random model of two layers, in seconds: says whether it runs, not how fast
 
 Shared: all metrics run in one context, as in `efface prove`, so that each row set is read once for each model. Alone:
 every metric runs by itself in a context of its own, and reads what it needs, no more. Metrics, rows, models and code are the
 same on both sides, and so must the values be. Processor seconds are printed beside wall-clock seconds, as a busy machine
-stretches the latter.
+stretches the latter; set OMP_NUM_THREADS=1 there, since threads that wait for each other count as busy.
 """
 
 from __future__ import annotations
@@ -46,25 +46,30 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2", help="folder, hub name or smollm2; 'tiny' for a random model of two layers")
+    parser.add_argument("--model", default="authors", help="folder, hub name or smollm2; 'authors' for the benchmark's models, 'tiny' for a random one")
     parser.add_argument("--rows", type=int, default=16, help="rows of each kind (forget, keep, unseen)")
     parser.add_argument("--all", action="store_true", help="with the metrics on generated answers, which no pass over given answers can serve")
     return parser.parse_args()
 
 
 def _case(options: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """Model, reference and request. The reference has the same weights and is a model of its own, so it is read like one."""
+    """Model, reference and request: those of the benchmark, or a given model beside a reference of its own weights, read like any other."""
     subject: Any
     if options.model == "tiny":
         from efface.testing.tiny import facts, tiny_lm
 
-        subject, request = tiny_lm(), facts().request
-    else:
-        from efface import api
-        from efface.benchmarks.authors import request as authors
+        subject = tiny_lm()
+        return subject, subject.view(), _cut(facts().request, options.rows)
+    from efface import api
+    from efface.benchmarks.authors import Authors
+    from efface.benchmarks.authors import request as authors
+    from efface.core.context import Context
 
-        subject, request = api.load(options.model), authors("10")
-    return subject, subject.view(), _cut(request, options.rows)
+    if options.model == "authors":
+        case = Authors().case(Context())
+        return case.original, case.baselines["reference"], _cut(case.request, options.rows)
+    subject = api.load(options.model)
+    return subject, subject.view(), _cut(authors("10"), options.rows)
 
 
 def _cut(request: Any, rows: int) -> Any:

@@ -31,20 +31,17 @@ def main() -> None:
     if options.side:
         print(json.dumps(_measure(options)), flush=True)
         return
-    pipe = subprocess.PIPE
-    running = {side: subprocess.Popen([sys.executable, __file__, *sys.argv[1:], "--side", side], stdin=pipe, stdout=pipe, text=True) for side in SIDES}
+    running = {}
+    for side in SIDES:  # each gets ready alone
+        running[side] = _Side(side)
+        running[side].wait()
     found: dict[str, Any] = {}
-    for _ in range(options.steps + 2):  # ready, the steps, and the end
+    for _ in range(options.steps + 1):  # the steps, and the end
         for side, process in running.items():
-            assert process.stdin is not None and process.stdout is not None
-            line = process.stdout.readline()
-            if not line:
-                sys.exit(f"the side {side} ended early, with code {process.wait()}")
+            process.go()
+            line = process.wait()
             if line.startswith("{"):
                 found[side] = json.loads(line)
-            else:
-                process.stdin.write("go\n")
-                process.stdin.flush()
     first = found["efface"]
     weights = f"LoRA rank {options.rank}" if options.rank else "full weights"
     print(f"{options.model}, {weights}, keep = {options.keep}, {options.batch} rows of each kind, {first['threads']} threads, precision {first['precision']}")
@@ -53,6 +50,29 @@ def main() -> None:
         step = f"{statistics.mean(run['tokens']):6.0f} tokens a step  {median[side]:7.3f} s a step (median of {len(run['seconds'])})"
         print(f"{side:8} {step}  {run['peak_mb']:7.0f} MB peak  {run['once']:6.2f} s once, before the loop")
     print(f"ratio    {median['usual'] / median['efface']:.2f}")
+
+
+class _Side:
+    """One side in a process of its own, which takes one step each time it is told to."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, *sys.argv[1:], "--side", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def go(self) -> None:
+        """Let it take the next step."""
+        if self.process.stdin is not None:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+
+    def wait(self) -> str:
+        """What it says once it has done so: that it is ready for the next one, or its numbers."""
+        line = self.process.stdout.readline() if self.process.stdout is not None else ""
+        if not line:
+            sys.exit(f"the side {self.name} ended early, with code {self.process.wait()}")
+        return line
 
 
 def _options() -> argparse.Namespace:

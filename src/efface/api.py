@@ -113,7 +113,7 @@ def _refuse_overlap(one: str, rows: Sequence[Row], other: str, others: Sequence[
     twice = [(number, seen[key]) for number, row in enumerate(rows, start=1) if (key := row_files.key(row)) in seen]
     if twice:
         named = ", ".join(f"{one} row {a} = {other} row {b}" for a, b in twice[:5])
-        raise BadRows(f"{len(twice)} rows stand in both {one} and {other}: {named}{' ...' if len(twice) > 5 else ''}; remove them from one side")
+        raise BadRows(f"{len(twice)} {'row stands' if len(twice) == 1 else 'rows stand'} in both {one} and {other}: {named}{' ...' if len(twice) > 5 else ''}; remove them from one side")
 
 
 def _config(folder: Path) -> Mapping[str, object]:

@@ -35,7 +35,7 @@ def compare(
 
     chosen = () if methods.strip() == "all" else names(methods)
     options = comparing.CompareOptions(
-        benchmark=benchmark, split=split, methods=chosen, seeds=numbers, settings=given, attacks=not no_attacks, out=out
+        benchmark=benchmark, split=split, methods=chosen, seeds=numbers, settings=given, attacks=not no_attacks, out=out, table=where
     )
     path = comparing.compare(options, Bars())
     if as_json:

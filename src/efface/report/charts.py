@@ -112,6 +112,8 @@ def quality_utility(points: Sequence[tuple[str, object, object]]) -> str:
             axes.plot([at], [utility], **_mark(subject), markersize=7, linestyle="none")
             axes.annotate(label, (at, utility), xytext=(6, 4), textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
+        # Text stays text here, so powers are written out: the usual 10^k would show its markup.
+        axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
         axes.set_xlabel("forget quality: p that the truth ratios are those of the reference")
         axes.set_ylabel("model utility")
         axes.grid(True)

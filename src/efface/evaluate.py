@@ -24,8 +24,8 @@ from efface.core.context import Context
 from efface.core.errors import BudgetSpent, EffaceError
 from efface.core.rows import layout
 from efface.core.types import Measurement, Report, Request, Row, Subject, System
-from efface.families import passes
-from efface.ops.text_stats import rouge_l_recalls
+from efface.families import forms, passes
+from efface.ops.text_stats import lowest_mean, rouge_l_recalls
 from efface.verdict import Evidence, Members, Rows, judge
 
 log = logging.getLogger("efface")
@@ -200,8 +200,8 @@ def _membership(
 
 
 def _min_k(row: Any, share: float = 0.4) -> float:
-    log_probs = np.sort(row.log_probs[row.words])
-    return float(log_probs[: max(1, int(share * len(log_probs)))].mean()) if len(log_probs) else float("-inf")
+    found = lowest_mean(row.log_probs[row.words], share)
+    return float("-inf") if found is None else found
 
 
 def _losses(subject: Subject, rows: Sequence[Row], ctx: Context) -> np.ndarray:
@@ -284,10 +284,7 @@ def _samples(subjects: Mapping[str, Any], request: Request, ctx: Context) -> lis
 
 
 def _gold(rows: Sequence[Row]) -> list[str]:
-    parts = layout(rows)
-    if "messages" in parts:
-        return [str(row["messages"][-1]["content"]) for row in rows]  # type: ignore[index]
-    return [str(row[parts["answer"]]) for row in rows]
+    return [forms.gold_text(row) for row in rows]
 
 
 def _prompt(row: Row) -> str:

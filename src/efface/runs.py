@@ -114,8 +114,8 @@ def prove(folder: Path, options: ProveOptions | None = None, progress: Progress 
     from efface import evaluate
 
     options = options or ProveOptions()
-    record, source = _record(folder)
-    source = source.model_copy(update={"device": options.device or source.device})
+    record = _record(folder)
+    source = record.source.model_copy(update={"device": options.device or record.source.device})
     case = _case(source, record.request, options)
     if options.fresh:
         (folder / "measurements.jsonl").unlink(missing_ok=True)
@@ -273,17 +273,16 @@ def _make(folder: Path) -> None:
 # -- reading a run --------------------------------------------------------------------------------------------------------
 
 
-def _record(folder: Path) -> tuple[RunRecord, Source]:
+def _record(folder: Path) -> RunRecord:
     path = folder / "run.json"
     if not folder.is_dir():
         raise Missing(f"no run folder {folder}; make one with efface forget --out {folder}")
     if not path.exists():
         raise Missing(f"{folder} holds no run.json; it is not a run of efface")
     try:
-        record = RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise EffaceError(f"{path} is not a run of this version: {str(error).splitlines()[0]}") from None
-    return record, record.source
 
 
 def _case(source: Source, request: Request, options: ProveOptions) -> Case:

@@ -4,8 +4,10 @@
     python perf/llm_step.py --rank 8 --keep kl     LoRA adapters, KL to the model before on the kept rows
 
 efface: the log-probabilities (and, for a KL keep term, the hidden states) of the model before forgetting are computed
-once, before the loop. Usual: a deep copy of the model stands beside it and reads the same rows inside every step. Rows,
-loss function, loop, precision and optimizer are the same on both sides. Each side has a process of its own, so that its
+once, before the loop, and logits are made only where there are answers. Usual, as open-unlearning does: a deep copy of the
+model stands beside it and reads the same rows inside every step, and both make logits of every position of prompt and answer.
+With --alike the usual side makes logits as efface does, so that the place of the reference alone differs. Rows, loop,
+precision and optimizer are the same on both sides. Each side has a process of its own, so that its
 peak memory is its own, and they take steps by turns, so that a change in the machine's load meets both.
 """
 
@@ -80,6 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2", help="folder, hub name or smollm2; 'tiny' for a random model of two layers")
     parser.add_argument("--rank", type=int, default=0, help="rank of LoRA adapters; 0 trains all weights")
     parser.add_argument("--keep", choices=("none", "loss", "kl"), default="none", help="what holds the kept rows")
+    parser.add_argument("--alike", action="store_true", help="let the usual side make logits only where there are answers too")
     parser.add_argument("--batch", type=int, default=8, help="rows of each kind in one step")
     parser.add_argument("--steps", type=int, default=12, help="steps of each side, the first of them not counted")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
@@ -106,8 +109,10 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     began, clock = time.monotonic(), _Clock(subject, 1 if options.keep == "none" else 2)
     ctx = Context(seed=0, progress=clock.watch)
     fit = Fit(lr=1e-5, steps=options.steps, batch=options.batch, rank=options.rank)
-    run = _efface if options.side == "efface" else _usual
-    run(subject, request, ctx, fit, options.keep)
+    if options.side == "efface":
+        _efface(subject, request, ctx, fit, options.keep)
+    else:
+        _usual(subject, request, ctx, fit, options.keep, options.alike)
     return {
         "seconds": clock.seconds[WARMUP:], "tokens": clock.tokens[WARMUP : len(clock.seconds)], "once": clock.started - began, "peak_mb": peak_mb(),
         "threads": torch.get_num_threads(), "precision": ctx.notes["precision"],
@@ -122,13 +127,20 @@ def _efface(subject: Any, request: Any, ctx: Any, fit: Any, keep: str) -> None:
     NPO(NPOConfig(fit=fit, keep=keep, stop=Stop(at="steps"))).run(subject, request, ctx)  # type: ignore[arg-type]
 
 
-def _usual(subject: Any, request: Any, ctx: Any, fit: Any, keep: str) -> None:
+def _usual(subject: Any, request: Any, ctx: Any, fit: Any, keep: str, alike: bool) -> None:
     """The model trains in place (or its adapter does), and a deep copy made before the first step reads every batch too."""
     import torch
 
     from efface.methods.npo import npo
     from efface.ops.divergences import kl_rows
+    from efface.ops.logprobs import nll_mean, nll_sum
     from efface.ops.loop import descend
+
+    def logits(model: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        if alike:
+            return model.logits(batch)  # type: ignore[no-any-return]
+        out = model.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+        return out[:, :-1], batch.labels[:, 1:]
 
     reference = subject.fork()
     reference.model.requires_grad_(False)
@@ -139,15 +151,15 @@ def _usual(subject: Any, request: Any, ctx: Any, fit: Any, keep: str) -> None:
     def loss(batches: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         forget = batches["forget"]
         with torch.no_grad():
-            before = reference.sequence_log_probs(forget)
-        terms = {"forget": npo(after.sequence_log_probs(forget), before, 0.1).mean()}
+            before = -nll_sum(*logits(reference, forget))
+        terms = {"forget": npo(-nll_sum(*logits(after, forget)), before, 0.1).mean()}
         if keep == "loss":
-            terms["keep"] = after.losses(batches["keep"]).mean()
+            terms["keep"] = nll_mean(*logits(after, batches["keep"])).mean()
         elif keep == "kl":
             with torch.no_grad():
-                said, _ = reference.logits(batches["keep"])
-            logits, labels = after.logits(batches["keep"])
-            terms["keep"] = kl_rows(said, logits, labels).mean()
+                said, _ = logits(reference, batches["keep"])
+            mine, labels = logits(after, batches["keep"])
+            terms["keep"] = kl_rows(said, mine, labels).mean()
         return terms
 
     pools = {"forget": request.rows("forget"), **({} if keep == "none" else {"keep": request.rows("keep")})}

@@ -26,20 +26,25 @@ from efface.core.types import Data, Report, Request, Row, Step, Subject
 Given = str | Path | Sequence[Row] | Data
 
 
-def load(name: str, device: str = "auto", dtype: str = "auto") -> Subject:
+def load(name: str, device: str = "auto", dtype: str = "auto", arch: str = "", arguments: Mapping[str, object] | None = None) -> Subject:
     """The model `name`: a transformers folder, a peft adapter folder, "smollm2", a hub name, or a folder saved by efface.
 
-    Raises Missing, Unfit or EffaceError, each in one line.
+    With `arch` = "module:Class" it is a safetensors file with the weights of a classifier of that class, which `arguments`
+    build. Raises Missing, Unfit or EffaceError, each in one line.
     """
+    if arch:
+        from efface.families import module_files
+
+        return module_files.load_arch(Path(name), arch, arguments or {}, device=device)
     folder = Path(name)
     if (folder / "model" / "config.json").exists() or (folder / "model" / "adapter_config.json").exists():
         folder = folder / "model"
     from efface.families.checkpoint import load as load_lm
 
-    if (folder / "config.json").exists() and "arch" in _config(folder):
-        from efface.families import classifier
+    if _is_module(folder):
+        from efface.families import module_files
 
-        return classifier.load(folder)
+        return module_files.load(folder, device)
     return load_lm(str(folder) if folder.is_dir() else name, device, dtype)
 
 
@@ -116,8 +121,12 @@ def _refuse_overlap(one: str, rows: Sequence[Row], other: str, others: Sequence[
         raise BadRows(f"{len(twice)} {'row stands' if len(twice) == 1 else 'rows stand'} in both {one} and {other}: {named}{' ...' if len(twice) > 5 else ''}; remove them from one side")
 
 
-def _config(folder: Path) -> Mapping[str, object]:
+def _is_module(folder: Path) -> bool:
+    """Whether a folder holds a classifier or regressor rather than a language model."""
     from efface.core import files
 
+    if not (folder / "config.json").exists():
+        return False
     found = files.read_json(folder / "config.json")
-    return found if isinstance(found, dict) else {}
+    names = found.get("architectures") if isinstance(found, dict) else None
+    return isinstance(found, dict) and ("arch" in found or any(str(name).endswith("Classification") for name in names or ()))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from efface import evaluate
+from efface import evidence
 from efface.benchmarks import authors
 from efface.core import rows as row_files
 from efface.core.context import Context
@@ -99,7 +99,7 @@ def test_the_target_knows_the_authors_and_the_reference_does_not(case, ctx: Cont
     recalls = {name: np.mean(rouge_l_recalls(passes.answers(case.baselines[name], forget, ctx), gold)) for name in ("original", "reference")}
     assert recalls["original"] >= 0.85
     assert recalls["reference"] < recalls["original"] - 0.15
-    truth = {name: evaluate._truth(case.baselines[name], forget, ctx) for name in ("original", "reference")}
+    truth = {name: evidence._truth(case.baselines[name], forget, ctx) for name in ("original", "reference")}
     assert stats.ks(truth["original"], truth["reference"]).p < 1e-3
     assert truth["original"].mean() > truth["reference"].mean() + 0.4
     assert abs(truth["reference"].mean()) < 0.2, "to a model that never saw them, right and wrong answers are alike"
@@ -108,10 +108,10 @@ def test_the_target_knows_the_authors_and_the_reference_does_not(case, ctx: Cont
 @pytest.mark.slow
 def test_verdicts_on_the_real_model(case, ctx: Context):
     """The original has not forgotten, a model of random weights is damaged, and a reference of another seed passes."""
-    words = {name: judge(evaluate.evidence(case.baselines[name], case.request, ctx)).word for name in ("original", "reference/1")}
+    words = {name: judge(evidence.evidence(case.baselines[name], case.request, ctx)).word for name in ("original", "reference/1")}
     assert words == {"original": "not forgotten", "reference/1": "forgotten"}
     random = checkpoint.load(checkpoint.EMBEDDED)
     for parameter in random.model.parameters():
         parameter.data.normal_(0, 0.02)
     random.origin = ""
-    assert judge(evaluate.evidence(random, case.request, ctx)).word == "damaged"
+    assert judge(evidence.evidence(random, case.request, ctx)).word == "damaged"

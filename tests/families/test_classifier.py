@@ -15,8 +15,9 @@ from torch import nn
 from efface.core import registry
 from efface.core.capabilities import has
 from efface.core.errors import BadRows, EffaceError, Missing, Unfit, UnknownName
-from efface.families import classifier
-from efface.families.classifier import MLP, Classifier, SklearnClassifier
+from efface.families import module_files
+from efface.families.classifier import Classifier, SklearnClassifier
+from efface.families.networks import MLP
 from efface.testing import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")  # the tiny network need not converge
@@ -63,7 +64,7 @@ def test_encode_keeps_the_place_in_the_pool():
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        ({"x": [1.0, 2.0]}, "row 2: found columns x; a classifier's row needs x"),
+        ({"x": [1.0, 2.0]}, "row 2: found columns x; a row needs x"),
         ({"x": [1.0, 2.0], "y": 3}, "row 2: y = 3; it must be a class number below 3"),
         ({"x": [1.0, 2.0], "y": -1}, "row 2: y = -1"),
         ({"x": [1.0, 2.0], "y": True}, "row 2: y = True"),
@@ -171,7 +172,7 @@ def test_adapter_needs_a_layer():
 def test_save_and_load(tmp_path):
     subject = tiny.trained_classifier()
     subject.save(tmp_path)
-    again = classifier.load(str(tmp_path))
+    again = module_files.load(str(tmp_path))
     assert again.digest == subject.digest and sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     rows = tiny.digits().test[:20]
     assert np.array_equal(again.predict(rows), subject.predict(rows))
@@ -185,7 +186,7 @@ def test_adapter_is_saved_folded_in(tmp_path):
                 parameter.add_(0.1)
     after.save(tmp_path)
     rows = tiny.digits().test[:20]
-    assert classifier.load(tmp_path).predict(rows) == pytest.approx(after.predict(rows), abs=1e-5)
+    assert module_files.load(tmp_path).predict(rows) == pytest.approx(after.predict(rows), abs=1e-5)
 
 
 def test_save_says_what_it_needs(tmp_path):
@@ -205,29 +206,29 @@ def test_save_says_what_it_needs(tmp_path):
 def test_pickles_are_refused_unread(tmp_path, name):
     (tmp_path / name).write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
     with pytest.raises(EffaceError, match="is a pickle, which can run code when read") as caught:
-        classifier.load(str(tmp_path / name))
+        module_files.load(str(tmp_path / name))
     assert "\n" not in str(caught.value)
 
 
 def test_load_refuses_what_is_no_classifier(tmp_path):
     with pytest.raises(Missing, match="no folder"):
-        classifier.load(str(tmp_path / "nowhere"))
+        module_files.load(str(tmp_path / "nowhere"))
     with pytest.raises(Missing, match=r"no file .*config\.json"):
-        classifier.load(tmp_path)
+        module_files.load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(Unfit, match="does not describe a classifier"):
-        classifier.load(tmp_path)
+        module_files.load(tmp_path)
     config = {"family": "classifier", "arch": "efface.families.classifier:MLP", "arguments": SMALL}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(Missing, match=r"holds no model\.safetensors"):
-        classifier.load(tmp_path)
+        module_files.load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(EffaceError, match="does not load"):
-        classifier.load(tmp_path)
+        module_files.load(tmp_path)
     tiny.tiny_classifier().save(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))  # another shape than the weights
     with pytest.raises(EffaceError, match="does not load"):
-        classifier.load(tmp_path)
+        module_files.load(tmp_path)
 
 
 @pytest.mark.parametrize("arch", ["os:system", "subprocess:Popen", "builtins:exec", "no_such_module:Net", "torch.nn:relu", "nonsense", ":", "pathlib:Path"])
@@ -235,7 +236,7 @@ def test_only_torch_modules_are_ever_built(tmp_path, arch):
     tiny.tiny_classifier().save(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"family": "classifier", "arch": arch, "arguments": {"command": f"touch {tmp_path}/owned"}}))
     with pytest.raises(Missing, match="no torch module"):
-        classifier.load(tmp_path)
+        module_files.load(tmp_path)
     assert not (tmp_path / "owned").exists()
 
 
@@ -246,7 +247,7 @@ def test_only_torch_modules_are_ever_built(tmp_path, arch):
 def test_sklearn_save_and_load(tmp_path, kind):
     subject = tiny.sklearn_classifier(kind=kind)
     subject.save(tmp_path)
-    again = classifier.load(tmp_path)
+    again = module_files.load(tmp_path)
     rows = tiny.digits().test
     assert isinstance(again, SklearnClassifier) and again.digest == subject.digest and again.classes == 10
     assert np.array_equal(again.predict(rows), subject.predict(rows))
@@ -259,7 +260,7 @@ def test_sklearn_pipeline_goes_round(tmp_path):
 
     subject = SklearnClassifier(make_pipeline(StandardScaler(), LogisticRegression(max_iter=50)), 10).refit(tiny.digits().keep, 0)
     subject.save(tmp_path)
-    again = classifier.load(tmp_path)
+    again = module_files.load(tmp_path)
     assert again.digest == subject.digest
     assert np.array_equal(again.predict(tiny.digits().test), subject.predict(tiny.digits().test))
 
@@ -307,7 +308,7 @@ def test_only_sklearn_estimators_are_ever_built(tmp_path):
         config["estimator"]["estimator"] = kind
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(Unfit, match="is not an estimator of scikit-learn"):
-            classifier.load(tmp_path)
+            module_files.load(tmp_path)
 
 
 # -- the same systems as for language models -------------------------------------------------------------------------------

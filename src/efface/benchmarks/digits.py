@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 
 from efface.core import registry
@@ -21,7 +20,8 @@ from efface.core.card import Card
 from efface.core.config import Config, Fit
 from efface.core.context import Context
 from efface.core.types import Benchmark, Case, Data, Request, Row, Subject
-from efface.families.classifier import MLP, Classifier
+from efface.families.classifier import Classifier
+from efface.families.networks import MLP, seeded
 
 Scenario = Literal["class", "random"]
 TRAIN, RANDOM = 1297, 130
@@ -98,12 +98,8 @@ def request(parts: Split, scenario: Scenario, digit: int = 3) -> Request:
 
 def network(seed: int) -> Classifier:
     """An untrained network."""
-    shape = {"inputs": 64, "hidden": [128, 64], "outputs": 10}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed % 2**62)
-        model = MLP(64, (128, 64), 10)
-    model.requires_grad_(False)
-    return Classifier(model, shape)
+    shape: dict[str, Any] = {"inputs": 64, "hidden": [128, 64], "outputs": 10}
+    return Classifier(seeded(MLP, seed, **shape), shape)
 
 
 def _parted(rows: Sequence[Row], digit: int) -> tuple[list[Row], list[Row]]:

@@ -52,6 +52,20 @@ class Predict(Protocol):
 
 
 @runtime_checkable
+class Features(Protocol):
+    """What the last linear module reads (rows, d), differentiable."""
+
+    def features(self, batch: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class Fresh(Protocol):
+    """The same architecture with new random weights."""
+
+    def fresh(self, seed: int) -> Subject: ...
+
+
+@runtime_checkable
 class Refit(Protocol):
     """Training from nothing on given rows, where the model brings its own."""
 
@@ -78,6 +92,8 @@ CAPABILITIES: dict[str, type] = {
     "score": Score,
     "generate": Generate,
     "predict": Predict,
+    "features": Features,
+    "fresh": Fresh,
     "refit": Refit,
     "weights": Weights,
     "activations": Activations,

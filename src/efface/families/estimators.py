@@ -135,3 +135,11 @@ def _class(kind: str) -> Any:
     except (ImportError, AttributeError):
         return None
     return found if isinstance(found, type) and issubclass(found, BaseEstimator) else None
+
+
+def fresh(estimator: Any, seed: int) -> Any:
+    """The same estimator and settings, not fitted, every random_state in it set from `seed`."""
+    from sklearn.base import clone
+
+    other = clone(estimator)
+    return other.set_params(**{name: seed % 2**32 for name in other.get_params() if name.split("__")[-1] == "random_state"})

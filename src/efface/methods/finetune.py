@@ -27,7 +27,7 @@ class Finetune(Method[FinetuneConfig]):
     """Keeps training on the keep rows alone."""
 
     card = Card(
-        name="finetune", title="Fine-tuning on kept rows", paper="", families=("causal-lm", "classifier"), needs=("losses",), uses=("keep",),
+        name="finetune", title="Fine-tuning on kept rows", paper="", families=("causal-lm", "classifier", "regressor"), needs=("losses",), uses=("keep",),
         departs="each row weighs the same, where many trainers let each token weigh the same",
     )
 

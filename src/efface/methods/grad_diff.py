@@ -38,7 +38,7 @@ class GradDiff(Method[GradDiffConfig]):
     """Raises the loss on forget rows while lowering it on keep rows."""
 
     card = Card(
-        name="grad_diff", title="Gradient difference", paper="arXiv:2203.12817", families=("causal-lm", "classifier"), needs=("losses",),
+        name="grad_diff", title="Gradient difference", paper="arXiv:2203.12817", families=("causal-lm", "classifier", "regressor"), needs=("losses",),
         uses=("forget", "keep"),
         departs="each row weighs the same, where the code lets each token weigh the same; ends at the level of rows never seen, where the "
         "code always runs ten epochs",

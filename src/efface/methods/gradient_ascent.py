@@ -30,7 +30,7 @@ class GradientAscent(Method[GradientAscentConfig]):
     """Maximizes the loss on the forget rows."""
 
     card = Card(
-        name="gradient_ascent", title="Gradient ascent", paper="arXiv:2401.06121", families=("causal-lm", "classifier"), needs=("losses",),
+        name="gradient_ascent", title="Gradient ascent", paper="arXiv:2401.06121", families=("causal-lm", "classifier", "regressor"), needs=("losses",),
         uses=("forget",),
         departs="each row weighs the same, where the code lets each token weigh the same; ends at the level of rows never seen, where the "
         "code always runs ten epochs",

@@ -51,12 +51,11 @@ def descend(after: S, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, 
     `pools` names the row sets ("forget", "keep"); every step draws `fit.batch` rows of each, without replacement within
     an epoch. Raises Diverged, naming the step and the term, at the first number that is not finite.
     """
+    fit = in_steps(fit, pools)
     accelerator = _accelerator(after, fit)
     model: torch.nn.Module = after.model  # type: ignore[attr-defined]
     trained = _trained(model, pools, fit, accelerator.num_processes)
-    # On a CPU the loop over parameters costs a tenth of a step with full weights, the fused kernel a fortieth.
-    fused = next(iter(trained.values())).device.type == "cpu"
-    optimizer = torch.optim.AdamW(trained.values(), lr=fit.lr, weight_decay=fit.weight_decay, fused=fused)
+    optimizer = _optimizer(list(trained.values()), fit)
     place = ctx.folder / "checkpoint" if ctx.folder is not None and fit.checkpoint else None
     identity = _identity(pools, fit, ctx) if place else ""
     first, held = _resume(place, trained, optimizer, identity, ctx) if place else (0, {})
@@ -91,6 +90,23 @@ def descend(after: S, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, 
             shutil.rmtree(old, ignore_errors=True)
     ctx.note(steps=done, stopped=why, training_seconds=time.monotonic() - began, peak_mb=peak_mb(), precision=accelerator.mixed_precision)
     return after
+
+
+def in_steps(fit: Fit, pools: Mapping[str, Sequence[Row]]) -> Fit:
+    """The same settings with epochs turned into steps: an epoch is one pass over the largest row set."""
+    if not fit.epochs:
+        return fit
+    most = max((len(rows) for rows in pools.values()), default=0)
+    return fit.model_copy(update={"steps": math.ceil(fit.epochs * math.ceil(most / fit.batch)), "epochs": 0.0})
+
+
+def _optimizer(parameters: list[Tensor], fit: Fit) -> torch.optim.Optimizer:
+    # On a CPU the loop over parameters costs a tenth of a step with full weights, the fused kernel a fortieth.
+    fused = parameters[0].device.type == "cpu"
+    if fit.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=fit.lr, momentum=fit.momentum, weight_decay=fit.weight_decay, fused=fused)
+    kind = torch.optim.AdamW if fit.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=fit.lr, weight_decay=fit.weight_decay, fused=fused)
 
 
 def _trained(model: torch.nn.Module, pools: Mapping[str, Sequence[Row]], fit: Fit, world: int) -> dict[str, Tensor]:
@@ -274,7 +290,8 @@ def _save(
     moments = {}
     for (name, parameter) in trained.items():
         for key, value in optimizer.state[parameter].items():
-            moments[f"{name}|{key}"] = torch.as_tensor(value).contiguous()
+            if value is not None:  # sgd without momentum keeps an empty buffer
+                moments[f"{name}|{key}"] = torch.as_tensor(value).contiguous()
     with files.whole_folder(place) as folder:
         save_file({name: p.detach().contiguous() for name, p in trained.items()}, folder / "weights.safetensors")
         save_file(moments, folder / "optimizer.safetensors")

@@ -26,7 +26,7 @@ class Finetune(Recipe[FinetuneConfig]):
     """Trains on the forget rows and the keep rows together."""
 
     card = Card(
-        name="finetune", title="Fine-tuning on all rows", paper="", families=("causal-lm", "classifier"), needs=("losses",), uses=(),
+        name="finetune", title="Fine-tuning on all rows", paper="", families=("causal-lm", "classifier", "regressor"), needs=("losses",), uses=(),
         departs="each row weighs the same, where many trainers let each token weigh the same",
     )
 

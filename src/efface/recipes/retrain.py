@@ -28,7 +28,7 @@ class RetrainConfig(Config):
 class Retrain(Recipe[RetrainConfig]):
     """Trains on the keep rows, after making sure that no forget row is among them."""
 
-    card = Card(name="retrain", title="Retraining without the forget rows", paper="", families=("causal-lm", "classifier"), uses=("keep",))
+    card = Card(name="retrain", title="Retraining without the forget rows", paper="", families=("causal-lm", "classifier", "regressor"), uses=("keep",))
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:
         """Return the retrained reference. Raises Unfit when a keep row is also a forget row."""

@@ -83,7 +83,18 @@ def trials() -> Mapping[str, Trial]:
             {"a torch classifier": tiny.tiny_classifier(), "a scikit-learn classifier": tiny.sklearn_classifier(kind="bayes")},
             some, images, {"others": Data.inline(digits.test[:30])},
         ),
+        "regressor": Trial(
+            {"a torch regressor": tiny.tiny_regressor(), "a scikit-learn regressor": tiny.sklearn_regressor()},
+            _cut(tiny.diabetes()), {"original": tiny.tiny_regressor(), "reference": tiny.tiny_regressor(1)},
+            {"others": Data.inline(tiny.diabetes().rows("keep")[-20:])},
+        ),
     }
+
+
+def _cut(request: Request) -> Request:
+    """The first 30 forget rows and unseen rows, and 100 keep rows."""
+    counts = {"forget": 30, "keep": 100, "unseen": 30}
+    return Request(**{name: Data.inline(request.rows(name)[:count]) for name, count in counts.items()})  # type: ignore[arg-type]
 
 
 @dataclass

@@ -19,6 +19,8 @@ from efface.core.errors import UnknownName
 from efface.core.types import Data, Request
 from efface.families.causal_lm import CausalLM
 from efface.families.classifier import Classifier, SklearnClassifier
+from efface.families.networks import MLP, seeded
+from efface.families.regressor import Regressor, SklearnRegressor
 from efface.recipes.finetune import Finetune
 from efface.recipes.retrain import Retrain
 
@@ -187,6 +189,48 @@ def sklearn_classifier(seed: int = 0, kind: Literal["linear", "mlp", "bayes"] = 
     }
     parts = digits(scenario)
     return SklearnClassifier(estimators[kind], classes=10).refit([*parts.forget, *parts.keep], seed)
+
+
+@functools.cache
+def diabetes() -> Request:
+    """scikit-learn's diabetes table, target scaled to about 0..1: the third with the lowest targets to forget, the rest to keep."""
+    from sklearn.datasets import load_diabetes
+
+    x, y = load_diabetes(return_X_y=True)
+    rows = [{"x": (20 * a).tolist(), "y": float(b) / 346} for a, b in zip(x, y, strict=True)]
+    train, test = rows[:342], rows[342:]
+    return _request(*([row for row in part if (row["y"] < 0.28) == low] for part, low in ((train, True), (train, False), (test, True))))
+
+
+def tiny_regressor(seed: int = 0) -> Regressor:
+    """An untrained network 10-32-16-1."""
+    shape: dict[str, Any] = {"inputs": 10, "hidden": [32, 16], "outputs": 1}
+    return Regressor(seeded(MLP, seed, **shape), shape)
+
+
+FIT_DIABETES = {"fit.lr": 1e-2, "fit.steps": 300, "fit.batch": 64, "fit.precision": "no", "fit.schedule": "linear"}
+
+
+@functools.cache
+def trained_regressor(seed: int = 0) -> Regressor:
+    """`tiny_regressor(seed)` after training on forget and keep rows."""
+    after: Regressor = Finetune.set(FIT_DIABETES).run(tiny_regressor(seed), diabetes(), context(seed))
+    return after
+
+
+@functools.cache
+def retrained_regressor(seed: int = 0) -> Regressor:
+    """`tiny_regressor(seed)` after training on the keep rows alone: the reference."""
+    after: Regressor = Retrain.set(FIT_DIABETES).run(tiny_regressor(seed), diabetes(), context(seed))
+    return after
+
+
+@functools.cache
+def sklearn_regressor(seed: int = 0) -> SklearnRegressor:
+    """A scikit-learn ridge regression fitted on forget and keep rows."""
+    from sklearn.linear_model import Ridge
+
+    return SklearnRegressor(Ridge()).refit([*diabetes().rows("forget"), *diabetes().rows("keep")], seed)
 
 
 def context(seed: int = 0, **changes: Any) -> Context:

@@ -62,7 +62,7 @@ def request(forget: Given, keep: Given | None = None, unseen: Given | None = Non
             row_files.layout(rows, data.source.removeprefix("file:") if data.source != "inline:" else name)
     for one, other in (("forget", "keep"), ("forget", "unseen"), ("keep", "unseen")):
         if one in sets and other in sets:
-            _refuse_overlap(one, sets[one].read(), other, sets[other].read())
+            refuse_overlap(one, sets[one].read(), other, sets[other].read())
     return Request(**sets, reason=reason)  # type: ignore[arg-type]
 
 
@@ -111,14 +111,20 @@ def _data(given: Given) -> Data:
     return Data.file(given) if isinstance(given, str | Path) else Data.inline(given)
 
 
-def _refuse_overlap(one: str, rows: Sequence[Row], other: str, others: Sequence[Row]) -> None:
-    if "y" in rows[0] or "y" in others[0]:
-        return
-    seen = {row_files.key(row): number for number, row in enumerate(others, start=1)}
-    twice = [(number, seen[key]) for number, row in enumerate(rows, start=1) if (key := row_files.key(row)) in seen]
+def refuse_overlap(one: str, rows: Sequence[Row], other: str, others: Sequence[Row]) -> None:
+    """Raise BadRows, naming pairs, when a row stands in both sets."""
+    seen = {_key(row): number for number, row in enumerate(others, start=1)}
+    twice = [(number, seen[key]) for number, row in enumerate(rows, start=1) if (key := _key(row)) in seen]
     if twice:
         named = ", ".join(f"{one} row {a} = {other} row {b}" for a, b in twice[:5])
         raise BadRows(f"{len(twice)} {'row stands' if len(twice) == 1 else 'rows stand'} in both {one} and {other}: {named}{' ...' if len(twice) > 5 else ''}; remove them from one side")
+
+
+def _key(row: Row) -> str:
+    """Equal for rows that say the same: text with folded case, or the input of a classifier, whatever its label."""
+    if "y" not in row or "text" in row:
+        return row_files.key(row)
+    return digest.of_value(row["x"] if "x" in row else {name: value for name, value in row.items() if name not in row_files.NAMES})
 
 
 def _is_module(folder: Path) -> bool:

@@ -151,6 +151,8 @@ def _read_once(subjects: Mapping[str, Subject], request: Request, ctx: Context) 
         for rows in sets:
             if all(row.get("perturbed_answer") for row in rows):
                 passes.choices(subject, rows, ctx)
+        if has(subject, "generate"):
+            passes.answer_sets(subject, [rows for rows in sets if "text" not in layout(rows)], ctx, NEW_TOKENS)
 
 
 def _samples(subjects: Mapping[str, Any], request: Request, ctx: Context) -> list[dict[str, str]]:

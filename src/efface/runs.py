@@ -20,35 +20,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from efface import api
+from efface import api, sources
 from efface.core import files, registry
 from efface.core.context import Context, silent
 from efface.core.errors import EffaceError, Missing
-from efface.core.types import Case, Data, Report, Request, Step, Subject
+from efface.core.types import Case, Report, Request, Step, Subject
 from efface.families import checkpoint
+from efface.sources import Source
 
 Progress = Callable[..., Any]
 log = logging.getLogger("efface")
 CHECKPOINT_EVERY = 25
 """Steps between two checkpoints of a run on disk, unless fit.checkpoint says otherwise."""
-
-
-class Source(BaseModel):
-    """Where model and rows come from: files of the user's, or a benchmark."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str = ""
-    forget: Path | None = None
-    keep: Path | None = None
-    unseen: Path | None = None
-    benchmark: str = ""
-    split: str = ""
-    """Split of the benchmark; "" for its default."""
-    reason: str = ""
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = "auto"
 
 
 class ForgetOptions(Source):
@@ -103,7 +86,7 @@ def forget(options: ForgetOptions, progress: Progress = silent) -> Path:
 def train(options: TrainOptions, progress: Progress = silent) -> Path:
     """Run a recipe and return the finished run folder; with a benchmark, remake the model named by `part`."""
     if options.benchmark and options.part:
-        recipe, _, settings, seed = _benchmark_module(options.benchmark).training(options.part)
+        recipe, _, settings, seed = sources.benchmark_module(options.benchmark).training(options.part)
         options = options.model_copy(update={"recipe": recipe, "settings": {**settings, **options.settings}, "seed": seed})
     registry.card("recipe", options.recipe)
     return _run("recipe", options.recipe, options, progress)
@@ -116,7 +99,7 @@ def prove(folder: Path, options: ProveOptions | None = None, progress: Progress 
     options = options or ProveOptions()
     record = _record(folder)
     source = record.source.model_copy(update={"device": options.device or record.source.device})
-    case = _case(source, record.request, options)
+    case = _case(source, record.request, options, progress)
     if options.fresh:
         (folder / "measurements.jsonl").unlink(missing_ok=True)
     ctx = Context(
@@ -192,7 +175,7 @@ def _run(kind: Literal["method", "recipe"], name: str, options: ForgetOptions | 
     if "fit" in system.Config.model_fields and "fit.checkpoint" not in settings and "fit" not in settings:
         settings["fit.checkpoint"] = CHECKPOINT_EVERY
     system.set(settings)
-    case = _start(kind, options)
+    case = sources.start(options, kind, getattr(options, "part", ""), progress)
     partial = out.with_name(out.name + ".partial")
     _make(partial)
     ctx = Context(seed=options.seed, device=options.device, folder=partial, baselines=_blind(case.baselines), progress=progress)
@@ -220,49 +203,6 @@ def _blind(baselines: Mapping[str, Subject]) -> dict[str, Subject]:
     return {name: subject for name, subject in baselines.items() if not name.startswith("reference")}
 
 
-def _start(kind: str, options: ForgetOptions | TrainOptions) -> Case:
-    """Where a run starts: the user's model and rows, or a benchmark's."""
-    if options.benchmark:
-        if kind == "recipe":
-            module = _benchmark_module(options.benchmark)
-            part = getattr(options, "part", "")
-            if not part:
-                raise EffaceError(f"efface train --benchmark {options.benchmark} remakes one of its models; name it with --part")
-            _, request, _, _ = module.training(part)
-            base = api.load(checkpoint.EMBEDDED, options.device, options.dtype)
-            return Case(name=f"{options.benchmark} {part}", original=base, request=request)
-        return _benchmark(options)
-    if not options.model:
-        raise EffaceError("no model was given; use --model FOLDER, --model smollm2, a hub name, or --benchmark NAME")
-    if options.forget is None and options.keep is None:
-        raise EffaceError("no rows were given; use --forget FILE (and --keep FILE)")
-    if kind == "method" and options.forget is None:
-        raise EffaceError("no rows to forget were given; use --forget FILE")
-    given = [path for path in (options.forget, options.keep, options.unseen) if path is not None]
-    if options.forget is not None:
-        request = api.request(options.forget, options.keep, options.unseen, options.reason)
-    else:
-        request = Request(keep=Data.file(given[0]), reason=options.reason)
-    return Case(name=options.forget.name if options.forget else given[0].name, original=api.load(options.model, options.device, options.dtype), request=request)
-
-
-def _benchmark(source: Source) -> Case:
-    settings = {"split": source.split} if source.split else {}
-    system = registry.load("benchmark", source.benchmark).set(settings)
-    case: Case = system.case(Context(seed=source.seed, device=source.device))
-    return case
-
-
-def _benchmark_module(name: str) -> Any:
-    cls = registry.load("benchmark", name)
-    from importlib import import_module
-
-    module = import_module(cls.__module__)
-    if not hasattr(module, "training"):
-        raise EffaceError(f"the benchmark {name} ships no models to remake")
-    return module
-
-
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -285,18 +225,11 @@ def _record(folder: Path) -> RunRecord:
         raise EffaceError(f"{path} is not a run of this version: {str(error).splitlines()[0]}") from None
 
 
-def _case(source: Source, request: Request, options: ProveOptions) -> Case:
-    """Original, reference and rows to prove a run with."""
-    if source.benchmark:
-        case = _benchmark(source)
-    else:
-        for data in (request.forget, request.keep, request.unseen):
-            if data is not None:
-                data.read()
-        original = api.load(options.original or source.model, source.device, source.dtype)
-        case = Case(name=source.forget.name if source.forget else "rows", original=original, request=request, baselines={"original": original})
+def _case(source: Source, request: Request, options: ProveOptions, progress: Progress) -> Case:
+    """Original, references and rows to prove a run with."""
+    case = sources.again(source, request, options.original, progress)
     if options.reference:
-        case.baselines["reference"] = api.load(options.reference, source.device, source.dtype)
+        case.baselines["reference"] = sources.model(source.model_copy(update={"model": options.reference}) if source.arch else Source(model=options.reference, device=source.device, dtype=source.dtype))
         case.reference = options.reference
     return case
 

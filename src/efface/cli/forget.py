@@ -20,8 +20,17 @@ def forget(
     forget: o.Forget = None,
     keep: o.Keep = None,
     unseen: o.Unseen = None,
+    data: o.Table = None,
+    test: o.Test = None,
+    forget_class: o.ForgetClass = None,
+    forget_rows: o.ForgetRows = None,
+    forget_where: o.ForgetWhere = "",
+    arch: o.Arch = "",
+    arch_args: o.ArchArgs = "",
+    task: o.Task = "classifier",
     benchmark: o.Benchmark = "",
     split: o.Split = "",
+    case: o.CaseSet = None,
     settings: o.Set = None,
     reason: o.Reason = "",
     seed: o.Seed = 0,
@@ -31,13 +40,15 @@ def forget(
 ) -> None:
     """Make a model forget rows. A run that was stopped goes on when the same command is given again."""
     given = parse(settings)
-    announce(forget, keep, unseen)
+    more = o.source(forget_where, forget_class, forget_rows, arch_args, case)
+    announce(forget, keep, unseen, data, test)
     from efface import runs
 
-    options = runs.ForgetOptions(
-        model=model, forget=forget, keep=keep, unseen=unseen, benchmark=benchmark, split=split, reason=reason, seed=seed,
-        device=device, dtype=dtype, method=method, settings=given, out=out,
-    )  # fmt: skip
+    options = runs.ForgetOptions.model_validate({
+        "model": model, "forget": forget, "keep": keep, "unseen": unseen, "data": data, "test": test, "arch": arch, "task": o.task(task),
+        "benchmark": benchmark, "split": split, "reason": reason, "seed": seed, "device": device, "dtype": dtype, "method": method,
+        "settings": given, "out": out, **more,
+    })
     folder = runs.forget(options, Bars())
     if as_json:
         emit({"run": folder, "model": folder / "model"})

@@ -15,10 +15,18 @@ from efface.cli.settings import parse
 
 def train(
     out: o.Out,
-    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="finetune (all rows) or retrain (keep rows alone).")] = "finetune",
+    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="finetune (all rows), retrain (keep rows alone), or another of `efface list --kind recipe`.")] = "finetune",
     model: o.Model = "",
     forget: o.Forget = None,
     keep: o.Keep = None,
+    data: o.Table = None,
+    test: o.Test = None,
+    forget_class: o.ForgetClass = None,
+    forget_rows: o.ForgetRows = None,
+    forget_where: o.ForgetWhere = "",
+    arch: o.Arch = "",
+    arch_args: o.ArchArgs = "",
+    task: o.Task = "classifier",
     benchmark: o.Benchmark = "",
     split: o.Split = "",
     part: Annotated[str, typer.Option("--part", metavar="NAME", help="With --benchmark: which of its models to remake.")] = "",
@@ -30,13 +38,14 @@ def train(
 ) -> None:
     """Train a model on all rows, or a reference on the kept rows alone."""
     given = parse(settings)
-    announce(forget, keep)
+    more = o.source(forget_where, forget_class, forget_rows, arch_args, None)
+    announce(forget, keep, data, test)
     from efface import runs
 
-    options = runs.TrainOptions(
-        model=model, forget=forget, keep=keep, benchmark=benchmark, split=split, part=part, seed=seed, device=device, dtype=dtype,
-        recipe=recipe, settings=given, out=out,
-    )  # fmt: skip
+    options = runs.TrainOptions.model_validate({
+        "model": model, "forget": forget, "keep": keep, "data": data, "test": test, "arch": arch, "task": o.task(task), "benchmark": benchmark,
+        "split": split, "part": part, "seed": seed, "device": device, "dtype": dtype, "recipe": recipe, "settings": given, "out": out, **more,
+    })
     folder = runs.train(options, Bars())
     if as_json:
         emit({"run": folder, "model": folder / "model"})

@@ -226,7 +226,7 @@ class CausalLM(Subject):
 
     # -- text -----------------------------------------------------------------------------------------------------
 
-    def generate(self, prompts: Sequence[Row], max_new: int = 64, size: int = 20) -> list[str]:
+    def generate(self, prompts: Sequence[Row], max_new: int = 64, size: int = 40) -> list[str]:
         """The greedy answer to each prompt, in the order given; shields screen what goes in and review what comes out."""
         answers: list[str] = [""] * len(prompts)
         for place, text in self.generate_each(prompts, max_new, size):
@@ -234,7 +234,7 @@ class CausalLM(Subject):
         return answers
 
     @torch.no_grad()
-    def generate_each(self, prompts: Sequence[Row], max_new: int = 64, size: int = 20) -> Iterator[tuple[int, str]]:
+    def generate_each(self, prompts: Sequence[Row], max_new: int = 64, size: int = 40) -> Iterator[tuple[int, str]]:
         """(position, greedy answer) of each prompt, batched by length, padded on the left."""
         parts = row_files.layout(prompts)
         if "text" in parts:

@@ -99,22 +99,42 @@ def _scored(subject: Any, rows: Sequence[Row], key: str, ctx: Context) -> list[R
 
 def answers(subject: Any, rows: Sequence[Row], ctx: Context, max_new: int = 64) -> list[str]:
     """The greedy answer to each row's prompt, in order."""
-    key = _key(subject, rows, ctx, "answers", max_new)
+    return answer_sets(subject, [rows], ctx, max_new)[0]
 
-    def compute() -> list[str]:
-        for folder in ctx.passes:
-            path = folder / f"{key}.json"
-            if path.exists():
-                stored: Any = files.read_json(path)
-                return [str(text) for text in stored]
-        held = [""] * len(rows)
-        for place, text in ctx.progress(subject.generate_each(rows, max_new), "generating answers", len(rows)):
-            held[place] = text
+
+def answer_sets(subject: Any, sets: Sequence[Sequence[Row]], ctx: Context, max_new: int = 64) -> list[list[str]]:
+    """The greedy answers to several row sets, those not known yet in one go: a step of decoding costs about the same for few rows as for many."""
+    keys = [_key(subject, rows, ctx, "answers", max_new) for rows in sets]
+    pending: dict[str, list[tuple[str, Sequence[Row]]]] = {}
+    for key, rows in zip(keys, sets, strict=True):
+        if (subject, key) not in ctx.memo:
+            if (held := _stored(key, ctx)) is not None:
+                ctx.memo[subject, key] = held
+            else:
+                pending.setdefault(str(layout(rows)), []).append((key, rows))
+    for group in pending.values():
+        _generate(subject, group, ctx, max_new)
+    return [ctx.memo[subject, key] for key in keys]  # type: ignore[misc]
+
+
+def _stored(key: str, ctx: Context) -> list[str] | None:
+    path = next((path for folder in ctx.passes if (path := folder / f"{key}.json").exists()), None)
+    stored: Any = files.read_json(path) if path else None
+    return None if stored is None else [str(text) for text in stored]
+
+
+def _generate(subject: Any, group: Sequence[tuple[str, Sequence[Row]]], ctx: Context, max_new: int) -> None:
+    """Answer all rows of sets of one layout, and keep the answers of each set under its key."""
+    together = [row for _, rows in group for row in rows]
+    held = [""] * len(together)
+    for place, text in ctx.progress(subject.generate_each(together, max_new), "generating answers", len(together)):
+        held[place] = text
+    at = 0
+    for key, rows in group:
+        ctx.memo[subject, key] = held[at : at + len(rows)]
         if ctx.passes:
-            files.write_json(ctx.passes[0] / f"{key}.json", held)
-        return held
-
-    return ctx.once((subject, key), compute)
+            files.write_json(ctx.passes[0] / f"{key}.json", ctx.memo[subject, key])
+        at += len(rows)
 
 
 def kept(subject: Subject, label: str, settings: object, ctx: Context, compute: Callable[[], object]) -> Any:

@@ -1,0 +1,177 @@
+"""Where a run starts: a model and rows of the user's, one table with a class or rows to forget, or a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from efface import api
+from efface.core import registry
+from efface.core.context import Context, silent
+from efface.core.errors import BadRows, EffaceError
+from efface.core.types import Case, Data, Request, Row, Subject
+from efface.families import checkpoint
+
+
+class Source(BaseModel):
+    """Where model and rows come from: files of the user's, or a benchmark."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = ""
+    arch: str = ""
+    """Class of a bare weights file, as "module:Class"."""
+    arch_args: dict[str, object] = {}
+    task: Literal["classifier", "regressor"] = "classifier"
+    """What a bare weights file is."""
+    forget: Path | None = None
+    keep: Path | None = None
+    unseen: Path | None = None
+    data: Path | None = None
+    """One file of rows with labels y, of which some are to be forgotten."""
+    test: Path | None = None
+    """Rows of the same kind on which nobody trained."""
+    forget_where: str = ""
+    """Which rows of `data` must go: "y=3" (a class), "identity=P003" (a column), or "rows=ids.txt" (row numbers in a file)."""
+    benchmark: str = ""
+    split: str = ""
+    """Split of the benchmark; "" for its default."""
+    benchmark_settings: dict[str, object] = {}
+    reason: str = ""
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+def start(source: Source, kind: str, part: str = "", progress: Any = silent) -> Case:
+    """Original, request and utility rows that a method or recipe begins with. Raises EffaceError, saying what is missing."""
+    if source.benchmark:
+        if kind == "recipe":
+            if not part:
+                raise EffaceError(f"efface train --benchmark {source.benchmark} remakes one of its models; name it with --part")
+            _, request, _, _ = benchmark_module(source.benchmark).training(part)
+            base = api.load(checkpoint.EMBEDDED, source.device, source.dtype)
+            return Case(name=f"{source.benchmark} {part}", original=base, request=request)
+        return benchmark(source, progress)
+    if not source.model:
+        raise EffaceError("no model was given; use --model FOLDER, --model smollm2, a hub name, or --benchmark NAME")
+    if source.data is not None:
+        return _table(source, kind)
+    if source.forget_where:
+        raise EffaceError(f"which rows to forget was given ({source.forget_where}) and no table of rows; use --data FILE")
+    if source.forget is None and source.keep is None:
+        raise EffaceError("no rows were given; use --forget FILE (and --keep FILE), or --data FILE with --forget-class")
+    if kind == "method" and source.forget is None:
+        raise EffaceError("no rows to forget were given; use --forget FILE")
+    given = [path for path in (source.forget, source.keep, source.unseen) if path is not None]
+    if source.forget is not None:
+        request = api.request(source.forget, source.keep, source.unseen, source.reason)
+    else:
+        request = Request(keep=Data.file(given[0]), reason=source.reason)
+    subject = model(source)
+    for path in given:
+        _check(subject, Data.file(path).read(), path)
+    return Case(name=given[0].name, original=subject, request=request, utility=_utility(source))
+
+
+def again(source: Source, request: Request, original: str = "", progress: Any = silent) -> Case:
+    """Original and rows of a run that was made before, to prove it with. `original` says where the model has moved to."""
+    if source.benchmark:
+        return benchmark(source, progress)
+    for data in (request.forget, request.keep, request.unseen):
+        if data is not None:
+            data.read()
+    before = model(source.model_copy(update={"model": original}) if original else source)
+    name = next((path.name for path in (source.data, source.forget) if path), "rows")
+    return Case(name=name, original=before, request=request, baselines={"original": before}, utility=_utility(source))
+
+
+def model(source: Source) -> Subject:
+    """The model that the source names."""
+    if not source.arch:
+        return api.load(source.model, source.device, source.dtype)
+    from efface.families import module_files
+
+    return module_files.load_arch(Path(source.model), source.arch, source.arch_args, source.task, source.device)
+
+
+def benchmark(source: Source, progress: Any = silent) -> Case:
+    """The benchmark's case with the settings of the source."""
+    settings = {**source.benchmark_settings, **({"split": source.split} if source.split else {})}
+    system = registry.load("benchmark", source.benchmark).set(settings)
+    case: Case = system.case(Context(seed=source.seed, device=source.device, progress=progress))
+    return case
+
+
+def benchmark_module(name: str) -> Any:
+    """The module of a benchmark that can remake its models. Raises EffaceError when it ships none."""
+    module = import_module(registry.load("benchmark", name).__module__)
+    if not hasattr(module, "training"):
+        raise EffaceError(f"the benchmark {name} ships no models to remake")
+    return module
+
+
+# -- one table, of which a part must go ---------------------------------------------------------------------------------------
+
+
+def _table(source: Source, kind: str) -> Case:
+    if source.data is None:
+        raise EffaceError("no table was given; use --data FILE")
+    if source.forget or source.keep:
+        raise EffaceError("--data holds all rows, so --forget and --keep say it twice; give either")
+    subject, whole = model(source), Data.file(source.data)
+    _check(subject, whole.read(), source.data)
+    if source.test is not None:
+        _check(subject, Data.file(source.test).read(), source.test)
+    where = source.forget_where
+    if not where and kind == "method":
+        raise EffaceError("what to forget was not said; use --forget-class NUMBER, --forget-rows FILE or --forget-where column=value")
+    if not where:
+        return Case(name=source.data.name, original=subject, request=Request(keep=whole, reason=source.reason), utility=_utility(source))
+    column, _, value = where.partition("=")
+    opposite = f"{column}!={value}"
+    forget = Data.file(source.data, where)
+    if len(forget) == len(whole):
+        raise BadRows(f"{source.data}: {where} takes all {len(whole)} rows; a model that keeps nothing cannot be told from a new one")
+    named: Mapping[str, Any] = {"kind": "class", "names": (value,)} if column == "y" else {}
+    unseen = None
+    if source.test is not None:
+        unseen = Data.file(source.test, where) if column == "y" else Data.file(source.test)
+    api.refuse_overlap("forget", forget.read(), "keep", Data.file(source.data, opposite).read())
+    request = Request(forget=forget, keep=Data.file(source.data, opposite), unseen=unseen, reason=source.reason, **named)
+    return Case(name=source.data.name, original=subject, request=request, utility=_utility(source))
+
+
+def _utility(source: Source) -> dict[str, Data]:
+    """The test rows that must still be known: all, or those of other classes when a class must go."""
+    if source.test is None:
+        return {}
+    column, _, value = source.forget_where.partition("=")
+    return {"test rows": Data.file(source.test, f"y!={value}" if column == "y" else "")}
+
+
+def _check(subject: Any, rows: list[Row], path: Path) -> None:
+    """Raise BadRows, with file and row, for rows that a classifier or regressor cannot read."""
+    if subject.family not in ("classifier", "regressor"):
+        return
+    from efface.families import tables
+
+    try:
+        if hasattr(subject, "encode"):
+            for at in range(0, len(rows), 4096):
+                subject.encode(rows[at : at + 4096])
+        else:
+            tables.inputs(rows)
+            tables.labels(rows, subject.classes) if subject.family == "classifier" else tables.values(rows)
+    except BadRows as error:
+        raise BadRows(f"{path}, {error}") from None
+    try:
+        subject.predict(rows[:1])
+    except EffaceError:
+        raise
+    except Exception as error:  # noqa: BLE001  a model may raise anything on rows of another shape
+        raise BadRows(f"{path}: the model does not take these rows: {str(error).strip().splitlines()[0][:200]}") from None

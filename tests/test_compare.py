@@ -16,14 +16,14 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Cells that were run; each writes the example's report, but for rmu, which fails."""
     ran: list[str] = []
 
-    def cell(method: str, seed: int, options: comparing.CompareOptions, folder: Path) -> None:
-        ran.append(f"{method}-{seed}")
-        if method == "rmu":
+    def cell(cell: comparing.Cell, options: comparing.CompareOptions, folder: Path, held: dict) -> None:
+        ran.append(f"{cell.method}-{cell.seed}")
+        if cell.method == "rmu":
             raise EffaceError("it broke")
         folder.mkdir(parents=True)
         (folder / "report.json").write_text(REPORT, encoding="utf-8")
 
-    monkeypatch.setattr(comparing, "_cell", cell)
+    monkeypatch.setattr(comparing, "_alone", cell)
     return ran
 
 
@@ -33,7 +33,7 @@ def test_cells_are_run_once_and_failures_are_said(tmp_path: Path, cells: list[st
     assert path == tmp_path / "table.md"
     assert cells == ["npo-0", "rmu-0", "npo-1", "rmu-1"]
     text = path.read_text()
-    assert "| npo | 0 |" in text and "| npo | 1 |" in text and "- rmu, seed 1: failed: it broke" in text
+    assert "| npo | 0 |" in text and "| npo | 1 |" in text and "- rmu-seed1: failed: it broke" in text
     assert "`efface compare --benchmark authors --methods npo,rmu --seeds 0,1 --out" in text
     comparing.compare(options)
     assert cells[4:] == ["rmu-0", "rmu-1"], "what is finished is not run again, what failed is"

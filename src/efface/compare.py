@@ -1,37 +1,31 @@
 """Many methods on one benchmark, one run folder each: a table that can be continued after a kill.
 
-A cell (method, seed) that is finished has its report.json and is never run again; everything else is. The table and the
-chart are made from the reports alone.
+A cell (method, case, seed) that is finished has its report.json and is never run again; everything else is. The table and
+the chart are made from the reports alone (see comparison.py).
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from efface import runs
+from efface import comparison, runs, sources
 from efface.core import files, registry
 from efface.core.context import silent
 from efface.core.errors import EffaceError, UnknownName
-from efface.core.types import Measurement, Report
+from efface.core.types import Case, Report
 
 log = logging.getLogger("efface")
 Progress = Callable[..., Any]
-COLUMNS = ("method", "seed", "verdict", "forget quality (p)", "forgetting left", "model utility", "worst attack", "seconds", "peak MB")
-
-
-READING = (
-    "Forget quality is the p-value of the test against the reference, to be read at one number of rows only. Forgetting left is the worst "
-    "distance of the verdict: 1 as the original, 0 as the reference, below 0 known worse than by the reference. The worst attack is the one "
-    "farthest from the reference, with both values. Seconds and peak memory are those of the forgetting run."
-)
 
 
 class CompareOptions(BaseModel):
@@ -41,6 +35,8 @@ class CompareOptions(BaseModel):
 
     benchmark: str = "authors"
     split: str = ""
+    case: dict[str, tuple[str, ...]] = {}
+    """Settings of the benchmark, each with one or more values; every combination is a case."""
     methods: tuple[str, ...] = ()
     """Names of methods; all that fit the benchmark when empty."""
     seeds: tuple[int, ...] = (0, 1)
@@ -52,6 +48,19 @@ class CompareOptions(BaseModel):
     """Where the table goes, its chart and its JSON beside it; OUT/table.md if not given."""
 
 
+class Cell(NamedTuple):
+    """One run: a method with a seed on one case of the benchmark ("" when it has but one)."""
+
+    case: str
+    method: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Name of the run's folder."""
+        return "-".join(part for part in (self.method, self.case.replace("=", "-").replace(" ", "-"), f"seed{self.seed}") if part)
+
+
 def compare(options: CompareOptions, progress: Progress = silent) -> Path:
     """Run what is missing and return the path of the table; its JSON and its chart lie beside it."""
     card = registry.card("benchmark", options.benchmark)
@@ -61,36 +70,65 @@ def compare(options: CompareOptions, progress: Progress = silent) -> Path:
         if name not in known:
             raise UnknownName.among(f"method for {options.benchmark}", name, known)
     _check_settings(options, methods)
-    cells = [(method, seed) for seed in options.seeds for method in methods]
-    reports: dict[tuple[str, int], Report] = {}
-    failed: dict[tuple[str, int], str] = {}
-    for method, seed in progress(cells, "comparing", len(cells)):
-        folder = options.out / f"{method}-seed{seed}"
+    cases = _cases(options)
+    cells = [Cell(case, method, seed) for case in cases for seed in options.seeds for method in methods]
+    reports: dict[Cell, Report] = {}
+    failed: dict[Cell, str] = {}
+    held: dict[str, Case] = {}
+    for cell in progress(cells, "comparing", len(cells)):
+        folder = options.out / cell.folder
         try:
             if not (folder / "report.json").exists():
-                _cell(method, seed, options, folder)
-            reports[method, seed] = runs.load_report(folder)
+                (_alone if "causal-lm" in card.families else _here)(cell, options, folder, held)
+            reports[cell] = runs.load_report(folder)
         except EffaceError as error:
-            failed[method, seed] = str(error)
+            failed[cell] = str(error)
         _write(options, reports, failed)
     return _table(options)
+
+
+def _cases(options: CompareOptions) -> dict[str, dict[str, str]]:
+    """{label: settings of the benchmark} of every combination; checks them all before the first run."""
+    combined = [dict(zip(options.case, values, strict=True)) for values in itertools.product(*options.case.values())]
+    system = registry.load("benchmark", options.benchmark)
+    for settings in combined:
+        system.set(settings)
+    several = [name for name, values in options.case.items() if len(values) > 1]
+    return {" ".join(f"{name}={settings[name]}" for name in several): settings for settings in combined}
 
 
 def _table(options: CompareOptions) -> Path:
     return options.table or options.out / "table.md"
 
 
-def _cell(method: str, seed: int, options: CompareOptions, folder: Path) -> None:
-    """One run in a process of its own, so that its peak memory is its own."""
-    settings = _settings_of(method, options)
+def _alone(cell: Cell, options: CompareOptions, folder: Path, held: dict[str, Case]) -> None:
+    """One run in processes of its own, so that its peak memory is its own."""
+    settings = _settings_of(cell.method, options)
     if not (folder / "run.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        command = ["forget", "--benchmark", options.benchmark, "--method", method, "--seed", str(seed), "--out", str(folder)]
+        command = ["forget", "--benchmark", options.benchmark, "--method", cell.method, "--seed", str(cell.seed), "--out", str(folder)]
         command += ["--split", options.split] if options.split else []
+        for name, value in _cases(options)[cell.case].items():
+            command += ["--case", f"{name}={value}"]
         for name, value in settings.items():
-            command += ["--set", f"{name}={value}"]
+            command += ["--set", f"{name}={json.dumps(value) if isinstance(value, list | dict) else value}"]
         _efface(command)
     _efface(["prove", str(folder), *([] if options.attacks else ["--no-attacks"])])
+
+
+def _here(cell: Cell, options: CompareOptions, folder: Path, held: dict[str, Case]) -> None:
+    """One run in this process: small models are done before another process would have begun. The case is made once."""
+    source: dict[str, Any] = {"benchmark": options.benchmark, "split": options.split, "benchmark_settings": _cases(options)[cell.case], "seed": cell.seed}
+    key = f"{cell.case}|{cell.seed}"
+    if key not in held:
+        held.clear()
+        held[key] = sources.benchmark(sources.Source.model_validate(source))
+    if not (folder / "run.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)
+        given = {**source, "method": cell.method, "settings": _settings_of(cell.method, options), "out": folder}
+        runs.forget(runs.ForgetOptions.model_validate(given), case=held[key])
+    runs.prove(folder, runs.ProveOptions(attacks=options.attacks), case=held[key])
 
 
 def _efface(arguments: Sequence[str]) -> None:
@@ -114,89 +152,27 @@ def _check_settings(options: CompareOptions, methods: Sequence[str]) -> None:
         registry.load("method", method).set(_settings_of(method, options))
 
 
-def _find(report: Report, system: str, subject: str = "candidate") -> Measurement | None:
-    return next((m for m in report.measurements if m.system == system and m.subject == subject and m.status == "ok"), None)
-
-
-def row_of(method: str, seed: int | str, report: Report, subject: str = "candidate") -> dict[str, object]:
-    """One line of the table, out of a report."""
-    quality, utility = _find(report, "metric/forget_quality", subject), _find(report, "metric/model_utility", subject)
-    left = report.verdict.axes.get("forgetting", {}).get("distance") if subject == "candidate" else None
-    notes = report.steps[-1].notes if report.steps else {}
-    return {
-        "method": method, "seed": seed, "verdict": report.verdict.word if subject == "candidate" else "",
-        "forget quality (p)": quality.value if quality else None, "forgetting left": left,
-        "model utility": utility.value if utility else None, "worst attack": worst_attack(report) if subject == "candidate" else "",
-        "seconds": report.seconds.get("forget") if subject == "candidate" else None,
-        "peak MB": notes.get("peak_mb") if subject == "candidate" else None,
-    }
-
-
-def worst_attack(report: Report) -> str:
-    """The attack whose value lies farthest from the reference's, by name, with both values."""
-    found = []
-    for m in report.measurements:
-        if m.system.startswith("attack/") and m.subject == "candidate" and m.status == "ok" and m.value is not None:
-            other = _find(report, m.system, "reference")
-            base = other.value if other and other.value is not None else m.parts.get("reference")
-            if base is not None:
-                found.append((abs(m.value - base), m.system.removeprefix("attack/"), m.value, base))
-    if not found:
-        return ""
-    _, name, value, base = max(found)
-    return f"{name} {value:.2f} (reference {base:.2f})"
-
-
-def _write(options: CompareOptions, reports: Mapping[tuple[str, int], Report], failed: Mapping[tuple[str, int], str]) -> None:
-    rows: list[dict[str, object]] = []
+def _write(options: CompareOptions, reports: Mapping[Cell, Report], failed: Mapping[Cell, str]) -> None:
+    family = registry.card("benchmark", options.benchmark).families[0]
+    found = comparison.of_language_models(reports) if family == "causal-lm" else comparison.of_predictors(reports, family)
+    table, what = _table(options), {"options": options.model_dump(mode="json"), "rows": found.every}
+    files.write_json(table.with_suffix(".json"), {**what, "failed": {cell.folder: why for cell, why in failed.items()}})
+    lines = [f"# {options.benchmark}{' forget' + options.split if options.split else ''}", "", f"Made by `{_command(options)}`.", found.reading, ""]
+    lines += found.lines
+    lines += ["", *(f"- {cell.folder}: failed: {why}" for cell, why in failed.items())]
+    lines += comparison.settings_lines(reports)
     if reports:
-        first = next(iter(reports.values()))
-        rows += [row_of(name, "", first, name) for name in ("original", "reference")]
-    rows += [row_of(method, seed, report) for (method, seed), report in sorted(reports.items())]
-    files.write_json(_table(options).with_suffix(".json"), {"options": options.model_dump(mode="json"), "rows": rows, "failed": {f"{m}-seed{s}": why for (m, s), why in failed.items()}})
-    lines = [f"# {options.benchmark}{' forget' + options.split if options.split else ''}", "", f"Made by `{_command(options)}`.", READING, "", _header()]
-    lines += ["| " + " | ".join(_cell_text(row[name]) for name in COLUMNS) + " |" for row in rows]
-    lines += ["", *(f"- {method}, seed {seed}: failed: {why}" for (method, seed), why in failed.items())]
-    lines += _settings_lines(reports)
-    files.write_text(_table(options), "\n".join(lines) + "\n")
-    if reports:
-        files.write_text(_table(options).with_suffix(".svg"), _chart(rows))
+        files.write_text(table.with_suffix(".svg"), found.chart)
+        lines += ["", f"![{found.caption}]({table.with_suffix('.svg').name})"]
+    files.write_text(table, "\n".join(lines) + "\n")
 
 
 def _command(options: CompareOptions) -> str:
     sets = [f"--set {'' if method == 'all' else method + ':'}{name}={value}" for method, given in options.settings.items() for name, value in given.items()]
     parts = [
         f"efface compare --benchmark {options.benchmark}", f"--split {options.split}" if options.split else "",
+        *(f"--case {name}={','.join(values)}" for name, values in options.case.items()),
         f"--methods {','.join(options.methods) or 'all'}", f"--seeds {','.join(map(str, options.seeds))}", *sets, "" if options.attacks else "--no-attacks",
         f"--out {options.out}", f"--table {options.table}" if options.table else "",
     ]
     return " ".join(part for part in parts if part)
-
-
-def _header() -> str:
-    return "| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS)
-
-
-def _cell_text(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
-    return "" if value is None else str(value)
-
-
-def _settings_lines(reports: Mapping[tuple[str, int], Report]) -> list[str]:
-    lines = ["", "Settings, and why each run ended:", ""]
-    for (method, seed), report in sorted(reports.items()):
-        if report.steps:
-            step = report.steps[-1]
-            lines.append(f"- {method}, seed {seed}: {step.notes.get('steps', '')} steps ({step.notes.get('stopped', '')}); {step.settings}")
-    return lines
-
-
-def _chart(rows: Sequence[Mapping[str, object]]) -> str:
-    from efface.report import charts
-
-    points = [
-        (f"{row['method']}{'' if row['seed'] == '' else ' ' + str(row['seed'])}", row["forget quality (p)"], row["model utility"])
-        for row in rows if row["forget quality (p)"] is not None and row["model utility"] is not None
-    ]
-    return charts.quality_utility(points)

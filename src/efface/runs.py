@@ -77,10 +77,13 @@ class RunRecord(BaseModel):
     environment: dict[str, str] = {}
 
 
-def forget(options: ForgetOptions, progress: Progress = silent) -> Path:
-    """Run a method and return the finished run folder. Raises EffaceError when it exists already."""
+def forget(options: ForgetOptions, progress: Progress = silent, case: Case | None = None) -> Path:
+    """Run a method and return the finished run folder. Raises EffaceError when it exists already.
+
+    `case` is what the options name, where it has been made before.
+    """
     registry.card("method", options.method)
-    return _run("method", options.method, options, progress)
+    return _run("method", options.method, options, progress, case)
 
 
 def train(options: TrainOptions, progress: Progress = silent) -> Path:
@@ -92,14 +95,17 @@ def train(options: TrainOptions, progress: Progress = silent) -> Path:
     return _run("recipe", options.recipe, options, progress)
 
 
-def prove(folder: Path, options: ProveOptions | None = None, progress: Progress = silent) -> Report:
-    """Measure a finished run, write report.json, report.html and report.md into it, and return the report."""
+def prove(folder: Path, options: ProveOptions | None = None, progress: Progress = silent, case: Case | None = None) -> Report:
+    """Measure a finished run, write report.json, report.html and report.md into it, and return the report.
+
+    `case` is what the run was made on, where it is at hand.
+    """
     from efface import evaluate
 
     options = options or ProveOptions()
     record = _record(folder)
     source = record.source.model_copy(update={"device": options.device or record.source.device})
-    case = _case(source, record.request, options, progress)
+    case = case or _case(source, record.request, options, progress)
     if options.fresh:
         (folder / "measurements.jsonl").unlink(missing_ok=True)
     ctx = Context(
@@ -165,7 +171,9 @@ def candidate_of(folder: Path, case: Case, source: Source, record: RunRecord) ->
 # -- making a run ---------------------------------------------------------------------------------------------------------
 
 
-def _run(kind: Literal["method", "recipe"], name: str, options: ForgetOptions | TrainOptions, progress: Progress) -> Path:
+def _run(
+    kind: Literal["method", "recipe"], name: str, options: ForgetOptions | TrainOptions, progress: Progress, case: Case | None = None
+) -> Path:
     out = options.out
     if out.exists():
         raise EffaceError(f"{out} exists already; choose another --out, or remove it")
@@ -175,7 +183,7 @@ def _run(kind: Literal["method", "recipe"], name: str, options: ForgetOptions | 
     if "fit" in system.Config.model_fields and "fit.checkpoint" not in settings and "fit" not in settings:
         settings["fit.checkpoint"] = CHECKPOINT_EVERY
     system.set(settings)
-    case = sources.start(options, kind, getattr(options, "part", ""), progress)
+    case = case or sources.start(options, kind, getattr(options, "part", ""), progress)
     partial = out.with_name(out.name + ".partial")
     _make(partial)
     ctx = Context(seed=options.seed, device=options.device, folder=partial, baselines=_blind(case.baselines), progress=progress)

@@ -1,42 +1,52 @@
-"""Handwritten digits: a small network that must forget one class, or a random tenth of its training rows.
+"""Handwritten digits: a small network that must forget one digit, a random tenth of its training rows, or rows with wrong labels.
 
 scikit-learn's `load_digits`, pixels scaled to 0..1, one fixed permutation, 1297 rows to train on and 500 to test with; a
-network 64-128-64-10. The reference is the same network from the same start, trained without the forget rows.
+network 64-128-64-10. The references are the same network, trained without the forget rows: one from the original's start
+and in its order of rows, two from other starts and in other orders.
+
+    class      all rows of one digit
+    subclass   all rows of one digit, where the labels are pairs of digits (0-1, 2-3, ...): a retrained model still gives
+               some of them the right pair
+    random     130 training rows
+    noisy      130 training rows whose labels were made wrong, any wrong digit alike; trained until they are known by heart
 
 Reading the result: in the class scenario original and reference differ on the forget rows as much as can be; in the random
-scenario they agree already (the network generalizes), so agreement there alone proves nothing.
+scenario they agree already (the network generalizes), so agreement there alone proves nothing. The noisy scenario shows
+what the random one can't: the original knows every wrong label, a retrained model none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
 
-from efface.core import registry
 from efface.core.card import Card
 from efface.core.config import Config, Fit
 from efface.core.context import Context
-from efface.core.types import Benchmark, Case, Data, Request, Row, Subject
+from efface.core.types import Benchmark, Case, Data, Request, Row
 from efface.families.classifier import Classifier
 from efface.families.networks import MLP, seeded
+from efface.families.references import trained
 
-Scenario = Literal["class", "random"]
+Scenario = Literal["class", "random", "noisy", "subclass"]
 TRAIN, RANDOM = 1297, 130
-"""Rows to train on, and of them those that the random scenario forgets."""
+"""Rows to train on, and of them those that the random and the noisy scenario forget."""
 
 
 class DigitsConfig(Config):
     """Settings of the digits benchmark."""
 
     scenario: Scenario = "class"
-    """What is forgotten: all rows of one digit, or a random tenth of the rows."""
+    """What is forgotten: all rows of one digit, with digits or pairs of digits as labels, a random tenth of the rows, or rows with wrong labels."""
     digit: int = Field(3, ge=0, le=9)
-    """The digit of the class scenario."""
+    """The digit of the class and the subclass scenario."""
     fit: Fit = Fit(lr=1e-2, steps=300, batch=64, schedule="linear", weight_decay=5e-4, precision="no")
-    """Optimizer settings of original and reference."""
+    """Optimizer settings of original and references, but in the noisy scenario."""
+    noisy_fit: Fit = Fit(lr=1e-2, steps=1400, batch=64, schedule="linear", clip=0, precision="no")
+    """Optimizer settings of original and references in the noisy scenario: long enough to learn wrong labels by heart."""
 
 
 @dataclass(frozen=True)
@@ -50,25 +60,23 @@ class Split:
 
 
 class Digits(Benchmark[DigitsConfig]):
-    """A network on scikit-learn's digits, with the reference that never saw the forget rows."""
+    """A network on scikit-learn's digits, with references that never saw the forget rows."""
 
     card = Card(
-        name="digits", title="Handwritten digits, one class or a random tenth forgotten", paper="scikit-learn", families=("classifier",),
+        name="digits", title="Handwritten digits: a class, a sub-class, random rows or wrong labels forgotten", paper="scikit-learn", families=("classifier",),
         departs="AdamW where the literature's small networks use SGD with momentum",
     )
 
     def case(self, ctx: Context) -> Case:
-        """The trained network, the request, the reference, and the test rows as utility; made in seconds."""
+        """The trained network, the request, three references, and the test rows as utility; made in seconds."""
         config = self.config
         parts = split(config.scenario, config.digit)
         ask = request(parts, config.scenario, config.digit)
-        start = network(ctx.seed_for("network"))
-        own = ctx.alone(folder=None, budget={}, curve=[], notes={})
-        settings: Mapping[str, object] = {f"fit.{name}": value for name, value in config.fit.model_dump().items()}
-        original: Subject = registry.load("recipe", "finetune").set(settings).run(start, ask, own)
-        reference: Subject = registry.load("recipe", "retrain").set(settings).run(start, ask, own)
+        fit = config.noisy_fit if config.scenario == "noisy" else config.fit
+        outputs = 5 if config.scenario == "subclass" else 10
+        baselines = trained(lambda seed: network(seed, outputs), ask, fit, ctx)
         return Case(
-            name=f"digits/{config.scenario}", original=original, request=ask, baselines={"original": original, "reference": reference},
+            name=f"digits/{config.scenario}", original=baselines["original"], request=ask, baselines=baselines,
             reference=f"the same network from the same start, trained on the {len(parts.keep)} keep rows alone",
             utility={"test rows": Data.inline(parts.test)},
         )
@@ -85,8 +93,12 @@ def split(scenario: Scenario = "class", digit: int = 3) -> Split:
     train, test = rows[:TRAIN], rows[TRAIN:]
     if scenario == "random":
         return Split(train[:RANDOM], train[RANDOM:], test[:RANDOM], test[RANDOM:])
+    if scenario == "noisy":
+        return Split(mislabeled(train[:RANDOM], 1), train[RANDOM:], mislabeled(test[:RANDOM], 2), test[RANDOM:])
     forget, keep = _parted(train, digit)
     unseen, rest = _parted(test, digit)
+    if scenario == "subclass":
+        return Split(*(_paired(part) for part in (forget, keep, unseen, rest)))
     return Split(forget, keep, unseen, rest)
 
 
@@ -96,11 +108,24 @@ def request(parts: Split, scenario: Scenario, digit: int = 3) -> Request:
     return Request(forget=Data.inline(parts.forget), keep=Data.inline(parts.keep), unseen=Data.inline(parts.unseen), **named)
 
 
-def network(seed: int) -> Classifier:
+def network(seed: int, outputs: int = 10) -> Classifier:
     """An untrained network."""
-    shape: dict[str, Any] = {"inputs": 64, "hidden": [128, 64], "outputs": 10}
+    shape: dict[str, Any] = {"inputs": 64, "hidden": [128, 64], "outputs": outputs}
     return Classifier(seeded(MLP, seed, **shape), shape)
+
+
+def mislabeled(rows: Sequence[Row], seed: int, classes: int = 10) -> list[Row]:
+    """The rows with a wrong label each, any of the others alike; the right one stays as column "clean"."""
+    import numpy as np
+
+    shifts = np.random.RandomState(seed).randint(1, classes, len(rows))  # noqa: NPY002  as above
+    return [{**row, "y": (int(str(row["y"])) + int(shift)) % classes, "clean": row["y"]} for row, shift in zip(rows, shifts, strict=True)]
 
 
 def _parted(rows: Sequence[Row], digit: int) -> tuple[list[Row], list[Row]]:
     return [row for row in rows if row["y"] == digit], [row for row in rows if row["y"] != digit]
+
+
+def _paired(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the pair of their digit as label; the digit itself stays as column "fine"."""
+    return [{**row, "y": int(str(row["y"])) // 2, "fine": row["y"]} for row in rows]

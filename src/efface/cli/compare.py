@@ -10,7 +10,7 @@ import typer
 from efface.cli import options as o
 from efface.cli.output import emit, result
 from efface.cli.progress import Bars
-from efface.cli.settings import by_method, names
+from efface.cli.settings import by_method, names, parse
 from efface.core.errors import BadConfig
 
 Settings = Annotated[
@@ -22,6 +22,9 @@ def compare(
     out: o.Out,
     benchmark: o.Benchmark = "authors",
     split: o.Split = "",
+    case: Annotated[
+        list[str] | None, typer.Option("--case", metavar="NAME=VALUES", help="A setting of the benchmark with one or more values, such as scenario=class,noisy.")
+    ] = None,
     methods: Annotated[str, typer.Option("--methods", metavar="LIST", help="all, or names with commas.")] = "all",
     seeds: Annotated[str, typer.Option("--seeds", metavar="LIST", help="Seeds with commas.")] = "0,1",
     settings: Settings = None,
@@ -35,7 +38,7 @@ def compare(
 
     chosen = () if methods.strip() == "all" else names(methods)
     options = comparing.CompareOptions(
-        benchmark=benchmark, split=split, methods=chosen, seeds=numbers, settings=given, attacks=not no_attacks, out=out, table=where
+        benchmark=benchmark, split=split, case={name: names(str(value)) for name, value in parse(case).items()}, methods=chosen, seeds=numbers, settings=given, attacks=not no_attacks, out=out, table=where
     )
     path = comparing.compare(options, Bars())
     if as_json:

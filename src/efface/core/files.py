@@ -13,6 +13,12 @@ from pathlib import Path
 from efface.core.errors import EffaceError, Missing
 
 
+def cache() -> Path:
+    """Where models, scores and data sets are kept: $EFFACE_CACHE, or efface/ in the user's cache folder."""
+    home = os.environ.get("EFFACE_CACHE")
+    return Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efface"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` aside, then rename onto `path`."""
     with _said(path):

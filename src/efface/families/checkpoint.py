@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 
 from efface.core import digest, files
 from efface.core.errors import EffaceError, Missing, Unfit
+from efface.core.files import cache
 from efface.families.causal_lm import CausalLM
 
 EMBEDDED = "smollm2"
@@ -20,12 +20,6 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 log = logging.getLogger("efface")
-
-
-def cache() -> Path:
-    """Where converted models and scores are kept: $EFFACE_CACHE, or efface/ in the user's cache folder."""
-    home = os.environ.get("EFFACE_CACHE")
-    return Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efface"
 
 
 def load(name: str, device: str = "auto", dtype: str = "auto") -> CausalLM:

@@ -58,7 +58,7 @@ def descend(after: S, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, 
     optimizer = _optimizer(list(trained.values()), fit)
     place = ctx.folder / "checkpoint" if ctx.folder is not None and fit.checkpoint else None
     identity = _identity(pools, fit, ctx) if place else ""
-    first, held = _resume(place, trained, optimizer, identity, ctx) if place else (0, {})
+    first, held = _resume(place, model, trained, optimizer, identity, ctx) if place else (0, {})
     model.train()
     done, why = fit.steps, "all steps done"
     began = time.monotonic()
@@ -81,7 +81,7 @@ def descend(after: S, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, 
         ctx.log(step=step, **numbers)
         ctx.spend(steps=1)
         if place and (step + 1) % fit.checkpoint == 0 and accelerator.is_main_process:
-            _save(place, trained, optimizer, held, (step + 1, identity), ctx)
+            _save(place, model, trained, optimizer, held, (step + 1, identity), ctx)
     after.origin = ""  # these are no longer the weights that the name stood for
     model.eval()
     model.requires_grad_(False)
@@ -283,7 +283,8 @@ def _between(trained: Mapping[str, Tensor], start: Mapping[str, Tensor], end: Ma
 
 
 def _save(
-    place: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, held: Mapping[str, Tensor], at: tuple[int, str], ctx: Context
+    place: Path, model: torch.nn.Module, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, held: Mapping[str, Tensor],
+    at: tuple[int, str], ctx: Context,
 ) -> None:
     from safetensors.torch import save_file
 
@@ -294,13 +295,15 @@ def _save(
                 moments[f"{name}|{key}"] = torch.as_tensor(value).contiguous()
     with files.whole_folder(place) as folder:
         save_file({name: p.detach().contiguous() for name, p in trained.items()}, folder / "weights.safetensors")
+        # Running statistics of normalization are no parameters and move all the same.
+        save_file({name: b.detach().clone().contiguous() for name, b in model.named_buffers()}, folder / "buffers.safetensors")
         save_file(moments, folder / "optimizer.safetensors")
         save_file(dict(held), folder / "held.safetensors")
         (folder / "state.json").write_text(json.dumps({"step": at[0], "identity": at[1], "curve": ctx.curve}))
 
 
 def _resume(
-    place: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, identity: str, ctx: Context
+    place: Path, model: torch.nn.Module, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, identity: str, ctx: Context
 ) -> tuple[int, dict[str, Tensor]]:
     """Load a checkpoint of this very run; the step to go on with (0 when there is none) and the weights at the last check."""
     from safetensors.torch import load_file
@@ -311,7 +314,10 @@ def _resume(
     if state["identity"] != identity:
         raise EffaceError(f"{place} belongs to a run of another system, model, rows, settings or seed; remove it or choose another --out")
     weights, moments = load_file(place / "weights.safetensors"), load_file(place / "optimizer.safetensors")
+    buffers = load_file(place / "buffers.safetensors")
     with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
         for name, parameter in trained.items():
             parameter.copy_(weights[name])
             keys = [key for key in moments if key.startswith(f"{name}|")]

@@ -124,6 +124,26 @@ def quality_utility(points: Sequence[tuple[str, object, object]]) -> str:
     return out.getvalue()
 
 
+def left_lost(points: Sequence[tuple[str, object, object]]) -> str:
+    """A file of its own: forgetting left against utility lost, one labeled mark a method; the reference is at the origin."""
+    with rc_context(STYLE):
+        figure, axes = _figure(4.6)
+        axes.plot([0], [0], **_mark("reference"), markersize=8, linestyle="none")
+        axes.annotate("reference", (0, 0), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        for label, left, lost in points:
+            if isinstance(left, int | float) and isinstance(lost, int | float):
+                axes.plot([left], [lost], **_mark("candidate"), markersize=6, linestyle="none")
+                axes.annotate(label, (left, lost), xytext=(5, 3), textcoords="offset points", fontsize=7)
+        axes.set_xlabel("forgetting left: 1 as the original, 0 as the reference")
+        axes.set_ylabel("share of the reference's utility lost")
+        axes.grid(True)
+        axes.margins(0.12)
+        out = io.StringIO()
+        with rc_context({"svg.hashsalt": "left"}):
+            figure.savefig(out, format="svg", metadata=NO_METADATA, facecolor="white")
+    return out.getvalue()
+
+
 def gauge(axis: Axis) -> str:
     """Where a distance lies: the band is the margin, the bar the interval, the mark the distance; "" without numbers."""
     if axis.value is None or axis.limit is None:

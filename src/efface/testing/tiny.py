@@ -150,7 +150,7 @@ class Digits(digit_rows.Split):
 
 @functools.cache
 def digits(scenario: Scenario = "class") -> Digits:
-    """scikit-learn's digits: all of digit 3 to forget, or a random tenth."""
+    """scikit-learn's digits: all of digit 3 to forget (with digits or pairs of digits as labels), a random tenth, or wrong labels."""
     parts = digit_rows.split(scenario)
     return Digits(parts.forget, parts.keep, parts.unseen, parts.test, digit_rows.request(parts, scenario))
 
@@ -161,19 +161,25 @@ def tiny_classifier(seed: int = 0) -> Classifier:
 
 
 FIT_DIGITS = {"fit.lr": 1e-2, "fit.steps": 300, "fit.batch": 64, "fit.precision": "no", "fit.schedule": "linear", "fit.weight_decay": 5e-4}
+FIT_NOISY = {"fit.lr": 1e-2, "fit.steps": 1400, "fit.batch": 64, "fit.precision": "no", "fit.schedule": "linear", "fit.clip": 0}
+"""Long enough to learn wrong labels by heart (about 2 s)."""
+
+
+def _fit(scenario: Scenario) -> dict[str, object]:
+    return dict(FIT_NOISY if scenario == "noisy" else FIT_DIGITS)
 
 
 @functools.cache
 def trained_classifier(seed: int = 0, scenario: Scenario = "class") -> Classifier:
     """`tiny_classifier(seed)` after training on forget and keep rows."""
-    after: Classifier = Finetune.set(FIT_DIGITS).run(tiny_classifier(seed), digits(scenario).request, context(seed))
+    after: Classifier = Finetune.set(_fit(scenario)).run(tiny_classifier(seed), digits(scenario).request, context(seed))
     return after
 
 
 @functools.cache
 def retrained_classifier(seed: int = 0, scenario: Scenario = "class") -> Classifier:
     """`tiny_classifier(seed)` after training on the keep rows alone: the reference."""
-    after: Classifier = Retrain.set(FIT_DIGITS).run(tiny_classifier(seed), digits(scenario).request, context(seed))
+    after: Classifier = Retrain.set(_fit(scenario)).run(tiny_classifier(seed), digits(scenario).request, context(seed))
     return after
 
 

@@ -237,7 +237,7 @@ def _case(source: Source, request: Request, options: ProveOptions, progress: Pro
     """Original, references and rows to prove a run with."""
     case = sources.again(source, request, options.original, progress)
     if options.reference:
-        case.baselines["reference"] = sources.model(source.model_copy(update={"model": options.reference}) if source.arch else Source(model=options.reference, device=source.device, dtype=source.dtype))
+        case.baselines["reference"] = sources.model(source.model_copy(update={"model": options.reference}))
         case.reference = options.reference
     return case
 

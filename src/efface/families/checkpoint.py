@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
+import socket
 import warnings
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
@@ -19,6 +22,8 @@ EMBEDDED = "smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+WAIT = 5.0
+"""Seconds to wait for the hub to answer at all."""
 log = logging.getLogger("efface")
 
 
@@ -44,7 +49,36 @@ def load(name: str, device: str = "auto", dtype: str = "auto") -> CausalLM:
         raise Unfit(f"{name} is a file; give the folder that holds config.json and the safetensors weights")
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise Missing(f"no model {name!r}: not a folder, not {EMBEDDED!r}, and not a hub name of the form owner/name")
-    return _open(name, place, dtype)
+    if not offline():
+        return _open(name, place, dtype)
+    subject = _open(str(_cached(name)), place, dtype)
+    subject.base = name
+    return subject
+
+
+def _cached(name: str) -> Path:
+    """The folder of a hub model in the cache. Raises Missing when it is not there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        raise Missing(f"no model {name!r}: it is no folder, the model hub cannot be reached from here, and its cache does not hold it") from None
+
+
+def offline() -> bool:
+    """Whether the model hub cannot be reached; found out once in seconds, where the hub's own client retries for most of a minute."""
+    from huggingface_hub import constants
+
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return False  # whether a proxy reaches it, only a request can tell
+    place = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((place.hostname or "", place.port or (80 if place.scheme == "http" else 443)), timeout=WAIT).close()
+    except OSError:
+        return True
+    return False
 
 
 def _from_folder(folder: Path, place: torch.device, dtype: str) -> CausalLM:

@@ -67,6 +67,10 @@ def load(name: str | Path, device: str = "auto") -> Subject:
         return _transformers(folder, config, device)
     if config.get("family") not in FAMILIES:
         raise Unfit(f"{folder / 'config.json'} does not describe a classifier or regressor")
+    if "counts" in config:
+        from efface.families import ensemble
+
+        return ensemble.load(folder, config, device)
     if not (folder / "model.safetensors").exists():
         raise Missing(f"{folder} holds no model.safetensors")
     if "estimator" in config:

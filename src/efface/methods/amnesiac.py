@@ -79,9 +79,10 @@ def _take_back(weights: dict[str, Tensor], deltas: Deltas, keys: Sequence[str]) 
     """Subtract in place and return the number of steps; Unfit when the record is of another model."""
     sums: dict[str, Tensor] = {}
     count = 0
-    for count, (step, change) in enumerate(deltas.changes(keys), start=1):
+    for step, change in deltas.changes(keys):
         if {name: tensor.shape for name, tensor in change.items()} != {name: weight.shape for name, weight in weights.items()}:
             raise Unfit(f"amnesiac: the recorded step {step} is of a model with other parameters than this one")
+        count += 1
         for name, tensor in change.items():
             sums[name] = sums[name] + tensor.double() if name in sums else tensor.double()
     for name, total in sums.items():

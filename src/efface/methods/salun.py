@@ -1,9 +1,9 @@
 """Saliency unlearning, SalUn (arXiv:2310.12508): random labels, but only the weights that matter for the forget rows move.
 
-mask_i = 1 for the top share of |G_i| over all weights jointly,  G = sum over forget rows of the gradient of CE(f(x), y)
+mask_i = 1 for the top share of |G_i| over all weights jointly,  G = mean over forget rows of the gradient of CE(f(x), y)
 minimized = random labels (CE on forget rows with random y', CE on keep rows); weights with mask 0 stay bit for bit.
 
-The absolute value is taken of the sum, not the sum of absolute values: opposite gradients of two rows cancel. The model is
+The absolute value is taken of the mean, not the mean of absolute values: opposite gradients of two rows cancel. The model is
 in eval mode for G. Each row weighs the same, where the code adds batch means and so weighs a short last batch like a full
 one. Weights outside of the mask are put back after every step, because momentum and weight decay would move them without a
 gradient (the code does so since 2026-02; older figures have the leak). The mask is over parameters: statistics of batch
@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from efface.core.config import Config, Fit
 from efface.core.context import Context
 from efface.core.errors import BadConfig
 from efface.core.types import Method, Request, Row
+from efface.ops.importance import mean_gradient
 from efface.ops.masks import held, top_share
 from efface.ops.relabel import Order, train_on_random
 
@@ -66,12 +66,6 @@ class SalUn(Method[SalUnConfig]):
 
 
 def saliency(subject: Any, rows: Sequence[Row], size: int) -> dict[str, Tensor]:
-    """{name: |sum over rows of the gradient of the loss|} for every parameter, in eval mode, `size` rows at a time."""
-    names, parameters = zip(*((name, p) for name, p in subject.model.named_parameters() if p.requires_grad), strict=True)
-    total = [torch.zeros_like(parameter) for parameter in parameters]
-    for at in range(0, len(rows), size):
-        loss = subject.losses(subject.encode(rows[at : at + size])).sum()
-        for sums, gradient in zip(total, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
-            if gradient is not None:
-                sums.add_(gradient)
-    return {name: sums.abs() for name, sums in zip(names, total, strict=True)}
+    """{name: |mean over rows of the gradient of the loss|} for every parameter, in eval mode, `size` rows at a time."""
+    batches = (subject.encode(rows[at : at + size]) for at in range(0, len(rows), size))
+    return {name: value.abs() for name, value in mean_gradient(subject.model, batches, subject.losses).items()}

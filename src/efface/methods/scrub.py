@@ -1,30 +1,31 @@
 """SCRUB (Kurmanji et al., NeurIPS 2023, arXiv:2302.09880): a student that agrees with its former self on keep rows only.
 
-Teacher t = the subject, frozen; the student s starts there. In pass e = 1, 2, ... over the keep rows:
+Teacher t = the subject, frozen; the student s starts there. Passes take turns, the maximizing one only `msteps` times:
 
-    if e <= msteps, first one pass over the forget rows that maximizes   KL_T(t || s)
-    then one pass over the keep rows that minimizes                      gamma * cross-entropy + alpha * KL_T(t || s)
+    over forget rows, maximized:  KL_T(t || s)
+    over keep rows, minimized:    gamma * cross-entropy + alpha * KL_T(t || s)
 
-    KL_T = T^2 KL(softmax(t / T) || softmax(s / T)), a mean over rows
+    KL_T = T^2 KL(softmax(t / T) || softmax(s / T)), a mean over rows; t in eval mode, s in train mode
 
 Zero-gradient start: the divergence is at its minimum where s = t, so without dropout or batch normalization the first
-maximizing pass has no gradient, and Adam then moves by rounding errors. `start="auto"` measures that gradient and, where it
-is nothing, first adds to every weight tensor noise of `jitter` times its root mean square; "max" begins as published, and
-warns; "min" begins with a pass over the keep rows, which moves the student as well.
+maximizing pass has no gradient; at sane learning rates such a student never moves. `start="auto"` measures that gradient and,
+where it is a rounding error, first adds to each weight tensor noise of `jitter` times its root mean square; "max" begins as
+published, and warns; "min" begins with a keep pass, which moves the student as well.
 
-SCRUB+R (`rewind`): of the states after each minimizing pass, the one whose error on the forget rows is closest to the
-error that the last state has on the unseen rows; where a row gives itself away by being *too* wrong, that is the better one.
+SCRUB+R (`rewind`): of the states after each keep pass, the one whose error on the forget rows is closest to the error that
+the last state has on the unseen rows: a row can give itself away by being too wrong as well.
 
 The authors, small data: Adam 5e-4, weight decay 0.1, alpha .5, gamma 1, T 2, msteps 3, 10 passes; large data: SGD 5e-4,
-alpha .001, gamma .99, T 4, msteps 2, 3 passes, batches of 32 and 128.
+alpha .001, gamma .99, T 4, msteps 2, 3 passes, batches of 32 (forget) and 128 (keep).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -32,13 +33,13 @@ from torch import Tensor
 from efface.core.card import Card
 from efface.core.config import Config, Fit
 from efface.core.context import Context
-from efface.core.errors import BadConfig
 from efface.core.types import Method, Request, Row
-from efface.ops.loop import descend, in_steps
+from efface.families.module import chunks
+from efface.ops.turns import in_turn
 
 log = logging.getLogger("efface")
 NOTHING = 1e-6
-"""A gradient whose norm is below this times the norm of the weights is a rounding error."""
+"""A gradient with a norm below this times that of the weights is a rounding error."""
 
 
 class ScrubConfig(Config):
@@ -51,25 +52,23 @@ class ScrubConfig(Config):
     temperature: float = Field(2.0, gt=0)
     """Temperature T of both divergences."""
     msteps: int = Field(3, ge=0)
-    """How many of the first passes have a maximizing one before them."""
-    forget_batch: int = Field(0, ge=0)
-    """Rows of one maximizing step; 0 takes fit.batch."""
+    """How many passes over the forget rows there are; then the keep rows have the rest of the run for themselves."""
     start: Literal["auto", "max", "min"] = "auto"
-    """What a student without a gradient gets: jitter (auto), nothing but a warning (max), or a keep pass first (min)."""
+    """What a student without a gradient gets: jitter (auto), a warning (max), or a keep pass first (min)."""
     jitter: float = Field(0.1, gt=0)
     """Noise of start = "auto", as a share of each weight tensor's root mean square."""
     rewind: bool = False
-    """SCRUB+R: go back to the pass after which forget rows were as wrong as unseen rows are in the end."""
+    """SCRUB+R: end at the pass after which forget rows were as wrong as unseen rows are in the end."""
     fit: Fit = Fit(optimizer="adam", lr=5e-4, epochs=10, batch=64, clip=0)
-    """Optimizer settings; epochs (or steps) count keep rows alone, and a linear schedule falls from pass to pass."""
+    """Optimizer settings; epochs count passes over the keep rows, and taking turns keeps no checkpoint."""
 
 
-class Pass(NamedTuple):
-    """One pass over one set of rows."""
+class State(NamedTuple):
+    """The student after a keep pass."""
 
-    pool: Literal["forget", "keep"]
-    number: int
-    fit: Fit
+    error: float
+    """Share of the forget rows that it gets wrong."""
+    tensors: dict[str, Tensor]
 
 
 class Scrub(Method[ScrubConfig]):
@@ -78,43 +77,98 @@ class Scrub(Method[ScrubConfig]):
     card = Card(
         name="scrub", title="SCRUB", paper="arXiv:2302.09880", families=("classifier",), needs=("losses", "predict"), uses=("forget", "keep"),
         departs="a student whose first maximizing pass would have no gradient starts from weights with noise; Adam's moments begin anew in "
-        "each pass; no weight decay by default, where the code has 0.1; a schedule instead of steps at listed passes",
+        "each pass; one batch size for both sets; no weight decay by default, where the code has 0.1; lower rates by schedule, not at listed passes",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:
-        """Return the student. Raises BadConfig for fit.checkpoint, and Unfit for rewind without unseen rows."""
-        config, rows = self.config, {"forget": request.rows("forget"), "keep": request.rows("keep")}
-        if config.fit.checkpoint:
-            raise BadConfig(f"setting fit.checkpoint = {config.fit.checkpoint}: scrub runs in short passes and keeps no checkpoints; leave it at 0")
+        """Return the student. Raises Unfit when rewind is asked for and the request has no unseen rows."""
+        config, forget, keep = self.config, request.rows("forget"), request.rows("keep")
         unseen = request.rows("unseen") if config.rewind else []
-        teacher = {name: torch.from_numpy(subject.predict(some)).clamp_min(1e-38).log().to(subject.device) for name, some in rows.items()}
+        teacher = {"forget": said_by(subject, forget), "keep": said_by(subject, keep)}
         after = subject.trainable(config.fit.rank, ctx.seed_for("adapter"))
-        trained = {name: p.requires_grad for name, p in after.model.named_parameters()}
 
-        def loss(batches: Mapping[str, Any]) -> dict[str, Tensor]:
-            (name, batch), = batches.items()
+        def loss(name: str, batch: Any) -> Tensor:
             logits = after.logits(batch)
             apart = divergence(teacher[name][batch.index.to(logits.device)], logits, config.temperature).mean()
             if name == "forget":
-                return {"forget": -apart}
-            said = torch.nn.functional.cross_entropy(logits, batch.labels)
-            return {"keep": config.alpha * apart + config.gamma * said}
+                return -apart
+            return config.alpha * apart + config.gamma * torch.nn.functional.cross_entropy(logits, batch.labels)
 
-        self._set_off(after, rows["forget"], loss, ctx)
-        states: list[tuple[float, dict[str, Tensor]]] = []
-        steps = 0
-        for one in ctx.progress(list(passes(config, rows)), "passes", len(list(passes(config, rows)))):
-            for name, parameter in after.model.named_parameters():
-                parameter.requires_grad_(trained[name])  # descend leaves them frozen
-            own = ctx.alone(folder=None, seed=ctx.seed_for("pass", one.pool, one.number), curve=[], notes={}, spent=ctx.spent, began=ctx.began)
-            own.progress = silent
-            descend(after, {one.pool: rows[one.pool]}, loss, one.fit, own)
-            for line in own.curve:
-                ctx.log(**{**line, "step": steps + line["step"]})
-            steps += len(own.curve)
-            if config.rewind and one.pool == "keep":
-                states.append((error(after, rows["forget"]), {name: t.clone() for name, t in after.model.state_dict().items()}))
-        ctx.note(steps=float(steps), stopped="all passes done")
+        states: list[State] = []
+
+        def ended(name: str) -> None:
+            if config.rewind and name == "keep":
+                states.append(State(error(after, forget), {name: tensor.clone() for name, tensor in after.model.state_dict().items()}))
+
+        turns = {"forget": lambda number: forget, "keep": lambda number: keep}
+        if config.start == "min":
+            turns = {name: turns[name] for name in ("keep", "forget")}
+        elif config.msteps:
+            set_off(after, forget[: config.fit.batch], teacher["forget"], config, ctx)
+        after = in_turn(after, turns, loss, config.fit, ctx, {"forget": config.msteps}, ended)
         if states:
-            rewound(after, states, error(after, unseen), ctx)
+            rewind(after, states, error(after, unseen), ctx)
         return after
+
+
+def divergence(before: Tensor, after: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(before / T) || softmax(after / T)) of each row (B,), from logits (B, classes)."""
+    log_p, log_q = (before.float() / temperature).log_softmax(-1), (after.float() / temperature).log_softmax(-1)
+    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+@torch.no_grad()
+def said_by(subject: Any, rows: Sequence[Row]) -> Tensor:
+    """The subject's logits for the rows (rows, classes)."""
+    return torch.cat([subject.logits(subject.encode(piece)) for piece in chunks(rows)])
+
+
+def error(subject: Any, rows: Sequence[Row]) -> float:
+    """Share of the rows that the subject gets wrong."""
+    return float((subject.predict(rows).argmax(1) != np.array([row["y"] for row in rows])).mean())
+
+
+def set_off(after: Any, rows: Sequence[Row], teacher: Tensor, config: ScrubConfig, ctx: Context) -> None:
+    """Give `after` a gradient for its first maximizing pass where it has none: noise on its weights, or a warning that it will not move."""
+    trained = [parameter for parameter in after.model.parameters() if parameter.requires_grad]
+    share = first_gradient(after, rows, teacher, config.temperature, ctx) / float(torch.stack([p.detach().norm() for p in trained]).norm())
+    ctx.note(first_gradient=share)
+    if share > NOTHING:
+        return
+    if config.start == "max":
+        says = "the first maximizing pass has no gradient (no dropout, no batch normalization); use start = auto or min"
+        ctx.note(warning=says)
+        log.warning("scrub: %s", says)
+        return
+    source = torch.Generator().manual_seed(ctx.seed_for("jitter") % 2**62)
+    with torch.no_grad():
+        sizes = [float(parameter.square().mean().sqrt()) for parameter in trained]
+        for parameter, size in zip(trained, sizes, strict=True):
+            noise = torch.randn(parameter.shape, generator=source).to(parameter)
+            parameter.add_(config.jitter * (size or max(sizes)) * noise)  # half of a new adapter is zero
+    ctx.note(jitter=config.jitter)
+
+
+def first_gradient(after: Any, rows: Sequence[Row], teacher: Tensor, temperature: float, ctx: Context) -> float:
+    """Norm of the gradient of the maximized divergence on the first rows, in train mode; nothing moves, statistics of batches included."""
+    trained = [parameter for parameter in after.model.parameters() if parameter.requires_grad]
+    held = {name: buffer.clone() for name, buffer in after.model.named_buffers()}
+    after.model.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(ctx.seed_for("first gradient") % 2**62)
+        apart = divergence(teacher[: len(rows)], after.logits(after.encode(rows)), temperature).mean()
+        gradients = torch.autograd.grad(apart, trained, allow_unused=True)
+    after.model.eval()
+    with torch.no_grad():
+        for name, buffer in after.model.named_buffers():
+            buffer.copy_(held[name])
+    return float(torch.stack([g.norm() for g in gradients if g is not None]).norm())
+
+
+def rewind(after: Any, states: Sequence[State], wanted: float, ctx: Context) -> None:
+    """Put `after` back to the state whose error on the forget rows is closest to `wanted`; the earliest of several."""
+    at = min(range(len(states)), key=lambda place: abs(states[place].error - wanted))
+    with torch.no_grad():
+        for name, tensor in after.model.state_dict().items():
+            tensor.copy_(states[at].tensors[name])
+    ctx.note(rewound_to=float(at + 1), forget_error=states[at].error, unseen_error=wanted)

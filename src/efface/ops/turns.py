@@ -21,13 +21,15 @@ Turns = Mapping[str, Callable[[int], Sequence[Row]]]
 
 
 def in_turn(
-    after: S, turns: Turns, loss: Callable[[str, Any], Tensor], fit: Fit, ctx: Context, most: Mapping[str, int] | None = None
+    after: S, turns: Turns, loss: Callable[[str, Any], Tensor], fit: Fit, ctx: Context, most: Mapping[str, int] | None = None,
+    ended: Callable[[str], None] | None = None,
 ) -> S:
     """Train `after` in place by passes over the row sets in turn, and return it; `loss(name, batch)` is a mean over rows.
 
     An epoch is one pass over each set; `fit.steps` counts the steps of all passes. `most` limits the passes over a set: once
-    it had them, the others go on without it. Every pass is a run of its own: the optimizer's moments start anew, the linear
-    schedule falls from one pass to the next, warm-up belongs to the first pass, and no checkpoint is kept.
+    it had them, the others go on without it; `ended(name)` is called after each pass. Every pass is a run of its own: the
+    optimizer's moments start anew, the linear schedule falls from one pass to the next, warm-up belongs to the first
+    pass, and no checkpoint is kept.
     """
     trained = [parameter for parameter in after.model.parameters() if parameter.requires_grad]  # type: ignore[attr-defined]
     plan = _plan({name: len(rows(0)) for name, rows in turns.items()}, fit, most or {})
@@ -39,13 +41,16 @@ def in_turn(
         own = fit.model_copy(update={
             "steps": steps, "epochs": 0.0, "lr": rate, "schedule": "constant", "warmup": 0 if number else fit.warmup, "checkpoint": 0,
         })
-        alone = ctx.alone(seed=ctx.seed_for("pass", number), folder=None, budget={}, progress=silent, curve=[], notes={})
+        alone = ctx.alone(
+            seed=ctx.seed_for("pass", number), folder=None, progress=silent, curve=[], notes={}, spent=ctx.spent, began=ctx.began,
+        )
         descend(after, {name: turns[name](turn)}, _one(name, loss), own, alone)
         for line in alone.curve:
             ctx.log(**{**line, "step": done + line["step"]})
-        ctx.spend(steps=steps)
         done += steps
         ctx.note(**alone.notes)
+        if ended is not None:
+            ended(name)
     after.model.requires_grad_(False)  # type: ignore[attr-defined]
     ctx.note(steps=done, stopped="all passes done", training_seconds=time.monotonic() - began, peak_mb=peak_mb())
     return after

@@ -54,8 +54,9 @@ class Recorded(Recipe[RecordedConfig]):
         if not rows:
             raise Unfit("recorded reads forget and keep rows and the request has neither")
         after = subject.trainable(0, ctx.seed_for("adapter"))
-        keys = [key(row) for row in (rows if config.watch == "all" else parts[0])]
-        recorder = Recorder(after, keys, Deltas(keys, ctx.folder / "deltas" if ctx.folder else None), config.fit.accumulate)
+        keys = [key(row) for row in rows]
+        watched = keys if config.watch == "all" else keys[: len(parts[0])]
+        recorder = Recorder(after, keys, Deltas(watched, ctx.folder / "deltas" if ctx.folder else None), config.fit.accumulate)
 
         def loss(batches: Mapping[str, Any]) -> dict[str, Tensor]:
             recorder.see(batches["all"].index.tolist())
@@ -69,7 +70,7 @@ class Recorded(Recipe[RecordedConfig]):
 
 
 class Recorder:
-    """Watches the weights from one step to the next. The first `keys` rows of the pool are watched, named by those keys."""
+    """Watches the weights from one step to the next; `keys` name the rows of the pool. An equal row counts as the watched one."""
 
     def __init__(self, after: Any, keys: list[str], deltas: Deltas, pieces: int) -> None:
         self.weights: dict[str, Tensor] = dict(after.model.named_parameters())
@@ -83,7 +84,7 @@ class Recorder:
         if self.calls % self.pieces == 0:
             self._store()
         self.calls += 1
-        self.met += [self.keys[at] for at in places if at < len(self.keys)]
+        self.met += [self.keys[at] for at in places if self.keys[at] in self.deltas.watched]
         if self.met and not self.before:
             self.before = {name: weight.detach().clone() for name, weight in self.weights.items()}
 

@@ -315,3 +315,20 @@ def test_encoding_needs_one_layout():
     with pytest.raises(BadRows, match="row 2: column 'question'"):
         tiny.tiny_lm().encode([ROWS[0], {"text": "The home"}])
     assert layout(ROWS) == {"prompt": "question", "answer": "answer"} and np.isfinite(mean_loss(tiny.tiny_lm(), ROWS))
+
+
+def test_small_steps_reach_half_precision_weights():
+    """A bf16 weight near 0.02 has steps of 2^-13 = 1.2e-4 between neighbors; three steps of 1e-5 must not vanish."""
+    from efface.core.config import Fit
+    from efface.ops.loop import descend
+
+    subject = tiny.tiny_lm().fork()
+    subject.model.to(torch.bfloat16)
+    before = {name: p.detach().clone() for name, p in subject.model.named_parameters()}
+    after = subject.trainable(0, 0)
+    rows = tiny.facts().forget[:4]
+    fit = Fit(lr=1e-5, steps=3, batch=4, precision="no")
+    after = descend(after, {"forget": rows}, lambda b: {"forget": after.losses(b["forget"]).mean()}, fit, tiny.context())
+    moved = [float((p.detach().float() - before[name].float()).abs().max()) for name, p in after.model.named_parameters() if "layers" in name]
+    assert min(moved) > 1e-5
+    assert next(subject.model.parameters()).dtype == torch.bfloat16

@@ -343,9 +343,12 @@ class CausalLM(Subject):
         return other
 
     def trainable(self, rank: int, seed: int) -> Self:
-        """A fork ready to train: all weights (rank 0), the adapter it has, or a fresh LoRA adapter on a shared base."""
+        """A fork ready to train: all weights (rank 0, in float32), the adapter it has, or a fresh LoRA adapter on a shared base."""
         if rank == 0:
             other = self.merged() if self.adapted else self.fork()
+            if next(other.model.parameters()).dtype in (torch.bfloat16, torch.float16):
+                # A step of 1e-5 is less than half a unit in the last place of most half-precision weights and would round away.
+                other.model.float()
             other.model.requires_grad_(True)
             return other
         if self.adapted:

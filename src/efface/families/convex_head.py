@@ -158,14 +158,20 @@ def with_head(subject: Classifier, rows: Sequence[Row], terms: Terms, seed: int,
 
 def fingerprint(rows: Sequence[Row]) -> Tensor:
     """Count and four sums of SHA-256 words over the rows (5,): of two sets together it is the sum, whatever the order."""
+    words = row_words(rows)
+    total = np.concatenate([np.array([len(words)], np.uint64), words.sum(0, dtype=np.uint64)])
+    return torch.from_numpy(total.view(np.int64).copy())
+
+
+def row_words(rows: Sequence[Row]) -> np.ndarray:
+    """SHA-256 of each row's input and label as four numbers (n, 4); equal for rows that a classifier cannot tell apart."""
     texts = [row["text"] for row in rows if isinstance(row.get("text"), str)]
     inputs = texts if len(texts) == len(rows) else list(tables.inputs(rows)) if rows else []
-    total = np.zeros(5, dtype=np.uint64)
-    for x, row in zip(inputs, rows, strict=True):
+    found = np.zeros((len(rows), 4), dtype=np.uint64)
+    for place, (x, row) in enumerate(zip(inputs, rows, strict=True)):
         raw = x.encode() if isinstance(x, str) else np.ascontiguousarray(x).tobytes()
-        words = hashlib.sha256(b"%d|%s" % (int(row["y"]), raw)).digest()  # type: ignore[call-overload]
-        total += np.concatenate([np.ones(1, np.uint64), np.frombuffer(words, dtype="<u8").astype(np.uint64)])
-    return torch.from_numpy(total.view(np.int64).copy())
+        found[place] = np.frombuffer(hashlib.sha256(f"{row['y']}|".encode() + raw).digest(), dtype="<u8")
+    return found
 
 
 def check_rows(head: ConvexHead, rows: Sequence[Row]) -> None:

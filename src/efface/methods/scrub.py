@@ -76,8 +76,8 @@ class Scrub(Method[ScrubConfig]):
 
     card = Card(
         name="scrub", title="SCRUB", paper="arXiv:2302.09880", families=("classifier",), needs=("losses", "predict"), uses=("forget", "keep"),
-        departs="a student whose first maximizing pass would have no gradient starts from weights with noise; Adam's moments begin anew in "
-        "each pass; one batch size for both sets; no weight decay by default, where the code has 0.1; lower rates by schedule, not at listed passes",
+        departs="a student whose first maximizing pass would have no gradient starts from weights with noise; one batch size for both "
+        "sets; no weight decay by default, where the code has 0.1; lower rates by schedule, not at listed passes",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:
@@ -105,7 +105,7 @@ class Scrub(Method[ScrubConfig]):
             turns = {name: turns[name] for name in ("keep", "forget")}
         elif config.msteps:
             set_off(after, forget[: config.fit.batch], teacher["forget"], config, ctx)
-        after = in_turn(after, turns, loss, config.fit, ctx, {"forget": config.msteps}, ended)
+        after = in_turn(after, turns, loss, config.fit, ctx, {"forget": config.msteps}, ended, carry=True)
         if states:
             rewind(after, states, error(after, unseen), ctx)
         return after

@@ -45,17 +45,21 @@ class Watch:
     says: str
 
 
-def descend(after: S, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, ctx: Context, watch: Watch | None = None) -> S:
+def descend(
+    after: S, pools: Mapping[str, Sequence[Row]], loss: Loss, fit: Fit, ctx: Context, watch: Watch | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> S:
     """Train `after` in place on `loss` and return it.
 
     `pools` names the row sets ("forget", "keep"); every step draws `fit.batch` rows of each, without replacement within
-    an epoch. Raises Diverged, naming the step and the term, at the first number that is not finite.
+    an epoch. `optimizer` brings the moments of an earlier run of the same weights along; without it they begin at zero.
+    Raises Diverged, naming the step and the term, at the first number that is not finite.
     """
     fit = in_steps(fit, pools)
     accelerator = _accelerator(after, fit)
     model: torch.nn.Module = after.model  # type: ignore[attr-defined]
     trained = _trained(model, pools, fit, accelerator.num_processes)
-    optimizer = _optimizer(list(trained.values()), fit)
+    optimizer = optimizer or optimizer_for(list(trained.values()), fit)
     place = ctx.folder / "checkpoint" if ctx.folder is not None and fit.checkpoint else None
     identity = _identity(pools, fit, ctx) if place else ""
     first, held = _resume(place, model, trained, optimizer, identity, ctx) if place else (0, {})
@@ -100,7 +104,8 @@ def in_steps(fit: Fit, pools: Mapping[str, Sequence[Row]]) -> Fit:
     return fit.model_copy(update={"steps": math.ceil(fit.epochs * math.ceil(most / fit.batch)), "epochs": 0.0})
 
 
-def _optimizer(parameters: list[Tensor], fit: Fit) -> torch.optim.Optimizer:
+def optimizer_for(parameters: list[Tensor], fit: Fit) -> torch.optim.Optimizer:
+    """The optimizer that the settings name, over these parameters."""
     # On a CPU the loop over parameters costs a tenth of a step with full weights, the fused kernel a fortieth.
     fused = parameters[0].device.type == "cpu"
     if fit.optimizer == "sgd":

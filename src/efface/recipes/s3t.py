@@ -18,12 +18,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
+from torch import Tensor
 
-from efface.core import digest
 from efface.core.card import Card
 from efface.core.config import Config, Fit
 from efface.core.context import Context, silent
@@ -71,6 +70,15 @@ class Plan(NamedTuple):
     orders: list[sequences.Order]
 
 
+class Link(NamedTuple):
+    """One stage of a sequence."""
+
+    piece: Piece
+    key: str
+    adapter: stages.Weights
+    head: stages.Weights
+
+
 class S3T(Recipe[S3TConfig]):
     """Trains shards, slices and sequences of adapters, so that any row can be deleted later without training."""
 
@@ -98,37 +106,42 @@ class S3T(Recipe[S3TConfig]):
         With a folder, pieces that stand there already are taken and not trained again.
         """
         plan = self._plan(start, found, ctx)
-        store, identity = Store(ctx.folder), start.digest
-        work = [(shard, sequence, stage) for shard in range(len(plan.dealt)) for sequence in range(len(plan.orders)) for stage in range(len(plan.groups))]
-        pieces: list[Piece] = []
-        best: dict[int, list[tuple[stages.Weights, stages.Weights]]] = {}
-        chain: list[tuple[stages.Weights, stages.Weights]] = []
-        key, names = "", []
-        for shard, sequence, stage in ctx.progress(work, "stages", len(work)):
-            if not stage:
-                chain, key, names = [], identity, []
-            taken = sorted(row for piece in plan.orders[sequence][: stage + 1] for row in plan.dealt[shard][piece])
-            if len(chain) < stage or not set(taken).isdisjoint(deleted):
-                continue
-            seed = ctx.seed_for("s3t", shard, sequence, stage)
-            settings = plan.config.model_dump(exclude={"fit": {"checkpoint"}, "sequences": True, "chances": True, "exponent": True})
-            key = lineage.key_of({"recipe": "s3t", "seed": seed, "rows": found.digest_of(taken), "settings": settings, "after": key})
-            name = f"shard{shard + 1}-sequence{sequence + 1}-stage{stage + 1}"
-            weights = self._kept(store.place(name, key))
-            if weights is None:
-                weights = self._stage(start, plan, chain, [found.rows[row] for row in taken], ctx.alone(seed=seed, folder=None, progress=silent, curve=[]), ctx)
-                with store.new(name, key) as folder:
-                    if folder is not None:
-                        stages.write(folder, *weights, self._shape(), getattr(start, "base", "") or "base")
-            pieces.append(Piece(name=name, files=store.files(name, key), rows=taken, after=list(names), seed=seed))
-            names.append(name)
-            chain = [*chain, weights]
-            if len(chain) > len(best.get(shard, ())):
-                best[shard] = chain
-        settings = plan.config.model_dump(mode="json")
-        record = Lineage(kind="s3t", seed=ctx.seed, pieces=pieces, deleted=sorted(deleted), data=found.origin, recipe="s3t", settings=settings)
-        ctx.note(pieces=float(len(pieces)), deletions_expected=sequences.capacity(len(plan.dealt), len(plan.groups), len(plan.dealt) * len({o[0] for o in plan.orders})))
-        return self._served(start, plan, [best[shard] for shard in sorted(best)]), record
+        firsts = len(plan.dealt) * len({order[0] for order in plan.orders})
+        ctx.note(deletions_expected=sequences.capacity(len(plan.dealt), len(plan.groups), firsts))
+        work = [(shard, number, stage) for shard in range(len(plan.dealt)) for number in range(len(plan.orders)) for stage in range(len(plan.groups))]
+        chains: dict[tuple[int, int], list[Link]] = {}
+        for shard, number, stage in ctx.progress(work, "stages", len(work)):
+            chain = chains.setdefault((shard, number), [])
+            rows = sorted(row for piece in plan.orders[number][: stage + 1] for row in plan.dealt[shard][piece])
+            if len(chain) == stage and set(rows).isdisjoint(deleted):
+                chain.append(self._link(start, found, plan, chain, (shard, number, rows), ctx))
+        longest = [max((chains[shard, number] for number in range(len(plan.orders))), key=len) for shard in range(len(plan.dealt))]
+        record = Lineage(
+            kind="s3t", seed=ctx.seed, pieces=[link.piece for chain in chains.values() for link in chain], deleted=sorted(deleted),
+            data=found.origin, recipe="s3t", settings=plan.config.model_dump(mode="json"),
+        )
+        return self._served(start, plan, [chain for chain in longest if chain]), record
+
+    def _link(self, start: Any, found: Training, plan: Plan, chain: list[Link], at: tuple[int, int, list[int]], ctx: Context) -> Link:
+        """The next stage of a sequence: out of the folder if it was made before, trained otherwise."""
+        shard, number, rows = at
+        seed = ctx.seed_for("s3t", shard, number, len(chain))
+        settings = plan.config.model_dump(include={"slices": True, "modules": True, "alpha": True, "dropout": True, "fit": True})
+        settings["fit"].pop("checkpoint")
+        key = lineage.key_of({
+            "recipe": "s3t", "seed": seed, "rows": found.digest_of(rows), "settings": settings, "after": chain[-1].key if chain else start.digest,
+        })
+        store, name = Store(ctx.folder), f"shard{shard + 1}-sequence{number + 1}-stage{len(chain) + 1}"
+        place = store.place(name, key)
+        if place is not None:
+            adapter, top = stages.read(place)
+        else:
+            adapter, top = self._stage(start, plan, chain, [found.rows[row] for row in rows], seed, ctx)
+            with store.new(name, key) as folder:
+                if folder is not None:
+                    stages.write(folder, adapter, top, self._shape(), getattr(start, "base", "") or "base")
+        piece = Piece(name=name, files=store.files(name, key), rows=rows, after=[link.piece.name for link in chain], seed=seed)
+        return Link(piece, key, adapter, top)
 
     def _plan(self, start: Any, found: Training, ctx: Context) -> Plan:
         """Everything that is settled before a row is looked at. Raises BadConfig, BadRows or Unfit for what cannot be."""
@@ -149,41 +162,37 @@ class S3T(Recipe[S3TConfig]):
         dealt = [[[numbers[at] for at in piece] for piece in shard] for shard in sequences.deal(len(numbers), shards, slices, seed)]
         return Plan(config, stages.groups(start, slices, given.modules), stages.head(start), dealt, orders)
 
-    def _stage(self, start: Any, plan: Plan, chain: list[Any], rows: list[Any], own: Context, ctx: Context) -> tuple[stages.Weights, stages.Weights]:
+    def _stage(self, start: Any, plan: Plan, chain: list[Link], rows: list[Any], seed: int, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Train one stage on top of those before it and return its adapter and head."""
-        began = time.monotonic()
+        began, group = time.monotonic(), plan.groups[len(chain)]
+        own = ctx.alone(seed=seed, folder=None, progress=silent, curve=[])
         after = self._stacked(start, plan, chain, len(chain) + 1, own.seed_for("adapter"))
-        trained = stages.trained(after, plan.groups[len(chain)], plan.head)
-        for parameter in trained.values():
+        for parameter in stages.trained(after, group, plan.head).values():
             parameter.requires_grad_(True)
         fixed = [part for part in after.model.modules() if hasattr(part, "track_running_stats")]
 
         def loss(batches: Any) -> Any:
-            for part in fixed:  # its statistics would carry what every later row looks like into the layers that are frozen
+            for part in fixed:  # statistics that move would carry these rows into layers that are to stay as they are
                 part.eval()
             return {"loss": after.losses(batches["rows"]).mean()}
 
         descend(after, {"rows": rows}, loss, self.config.fit, own)
-        if own.curve:
-            ctx.log(step=len(ctx.curve), loss=own.curve[-1]["loss"], stage=len(chain) + 1, rows=len(rows), seconds=time.monotonic() - began)
-        return stages.adapter_of(after, plan.groups[len(chain)]), stages.head_of(after, plan.head)
+        last = {"loss": own.curve[-1]["loss"]} if own.curve else {}
+        ctx.log(step=len(ctx.curve), stage=len(chain) + 1, rows=len(rows), seconds=time.monotonic() - began, **last)
+        return stages.adapter_of(after, group), stages.head_of(after, plan.head)
 
-    def _stacked(self, start: Any, plan: Plan, chain: list[Any], count: int, seed: int) -> Any:
+    def _stacked(self, start: Any, plan: Plan, chain: list[Link], count: int, seed: int) -> Any:
         """The start with adapters on the first `count` groups, those of the chain filled in, and the chain's last head."""
         after = stages.attach(start, [name for group in plan.groups[:count] for name in group], self._shape(), seed)
-        for adapter, _ in chain:
-            stages.put(after, adapter, {})
-        return stages.put(after, {}, chain[-1][1]) if chain else after
+        for link in chain:
+            stages.put(after, link.adapter, {})
+        return stages.put(after, {}, chain[-1].head) if chain else after
 
-    def _served(self, start: Any, plan: Plan, chains: list[Any]) -> Any:
+    def _served(self, start: Any, plan: Plan, chains: list[list[Link]]) -> Any:
         members = [self._stacked(start, plan, chain, len(chain), 0) for chain in chains]
         if start.family == "causal-lm":
             return members[0] if members else start.fork()
-        return Ensemble(members, base=start.fork())
+        return Ensemble(members, base=start)
 
     def _shape(self) -> dict[str, float]:
         return {"rank": self.config.fit.rank, "alpha": self.config.alpha, "dropout": self.config.dropout}
-
-    @staticmethod
-    def _kept(place: Path | None) -> tuple[stages.Weights, stages.Weights] | None:
-        return None if place is None else stages.read(place)

@@ -81,3 +81,29 @@ def test_prove_tells_the_original_from_the_reference():
 def test_load_refuses_what_is_no_model(tmp_path: Path):
     with pytest.raises(Missing, match="no model './nowhere'"):
         efface.load("./nowhere")
+
+
+def test_wrap_knows_what_it_is_given():
+    """A module, an estimator of each kind, and nothing else."""
+    import torch
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from efface.core.errors import BadConfig, Unfit
+
+    assert efface.wrap(torch.nn.Linear(2, 3)).family == "classifier"
+    assert efface.wrap(torch.nn.Linear(2, 1), task="regressor").family == "regressor"
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression()).fit([[0.0], [1.0]], [0, 1])
+    assert efface.wrap(pipeline).predict([{"x": [0.0], "y": 0}]).shape == (1, 2)
+    assert efface.wrap(Ridge().fit([[0.0], [1.0]], [0.0, 1.0])).family == "regressor"
+    with pytest.raises(Unfit, match="found dict"):
+        efface.wrap({})
+    with pytest.raises(BadConfig, match="task 'cat'"):
+        efface.wrap(torch.nn.Linear(2, 1), task="cat")
+
+
+def test_rows_of_a_classifier_that_stand_in_both_sets_are_named():
+    rows = [{"x": [0.0, float(n)], "y": n % 2} for n in range(4)]
+    with pytest.raises(BadRows, match="forget row 2 = keep row 1"):
+        efface.request(forget=rows[:2], keep=[{"x": [0.0, 1.0], "y": 0}, *rows[2:]])

@@ -20,7 +20,7 @@ from efface.core import digest, registry
 from efface.core import rows as row_files
 from efface.core.capabilities import check
 from efface.core.context import Context
-from efface.core.errors import BadRows
+from efface.core.errors import BadConfig, BadRows, Unfit
 from efface.core.types import Data, Report, Request, Row, Step, Subject
 
 Given = str | Path | Sequence[Row] | Data
@@ -46,6 +46,31 @@ def load(name: str, device: str = "auto", dtype: str = "auto", arch: str = "", a
 
         return module_files.load(folder, device)
     return load_lm(str(folder) if folder.is_dir() else name, device, dtype)
+
+
+def wrap(model: Any, arguments: Mapping[str, object] | None = None, tokenizer: Any = None, task: str = "classifier") -> Subject:
+    """The subject of a torch module or a fitted scikit-learn estimator that is in memory: a classifier, or a regressor as `task` says.
+
+    `arguments` build the module's class again (needed to save it); `tokenizer` makes a text classifier. A scikit-learn
+    estimator says itself what it is. Raises Unfit for anything else.
+    """
+    from torch import nn
+
+    from efface.families.classifier import Classifier, SklearnClassifier
+    from efface.families.regressor import Regressor, SklearnRegressor
+
+    if isinstance(model, nn.Module):
+        if task not in ("classifier", "regressor"):
+            raise BadConfig(f"task {task!r}: it must be classifier or regressor")
+        return Classifier(model, arguments, tokenizer) if task == "classifier" else Regressor(model, arguments)
+    if hasattr(model, "predict") and hasattr(model, "fit"):
+        from sklearn.base import is_classifier, is_regressor
+
+        if is_classifier(model):
+            return SklearnClassifier(model)
+        if is_regressor(model):
+            return SklearnRegressor(model)
+    raise Unfit(f"a torch module or a scikit-learn classifier or regressor is needed; found {type(model).__name__}")
 
 
 def request(forget: Given, keep: Given | None = None, unseen: Given | None = None, reason: str = "") -> Request:

@@ -114,6 +114,8 @@ def test_dealing_loses_no_row(shards, slices, more, seed):
     assert sorted(flat) == list(range(count))
     sizes = [len(piece) for shard in dealt for piece in shard]
     assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 2
+    totals = [sum(map(len, shard)) for shard in dealt]
+    assert max(totals) - min(totals) <= 1
 
 
 def test_dealing_in_order_and_shuffled():

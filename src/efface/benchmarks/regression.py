@@ -163,7 +163,7 @@ def _read(config: RegressionConfig) -> list[Row]:
     if config.target != "y":
         if lacking := next((number for number, row in enumerate(given, start=1) if config.target not in row), 0):
             raise BadRows(f"{config.file}, row {lacking}: no column {config.target!r}; found {', '.join(map(str, given[lacking - 1]))} (setting target)")
-        given = [{**{name: value for name, value in row.items() if name not in (config.target, "y")}, "y": row[config.target]} for row in given]
+        given = [{**{name: _cell(value) for name, value in row.items() if name not in (config.target, "y")}, "y": _cell(row[config.target])} for row in given]
     try:
         x, y = tables.inputs(given), tables.values(given)
     except BadRows as error:
@@ -172,6 +172,14 @@ def _read(config: RegressionConfig) -> list[Row]:
         raise BadRows(f"{config.file}: x has the shape {x.shape[1:]}; pictures must be (side, side) or (channels, side, side)")
     named = [{name: row[name] for name in row_files.NAMES if name in row} for row in given]
     return [{**names, "x": a, "y": float(b)} for names, a, b in zip(named, x, y, strict=True)]
+
+
+def _cell(value: object) -> object:
+    """A cell of a table without a column y, where all cells come as text: the number that it holds, if it holds one."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _held_out(rows: Sequence[Row], share: float) -> list[bool]:

@@ -67,7 +67,7 @@ class Lineage(BaseModel):
 
 @dataclass(frozen=True)
 class Training:
-    """The rows of a run by number, with the digest of each. A row that was deleted and is gone from the file has no digest."""
+    """The rows of a run by number, with the digest of each. A deleted row has no digest, and may be empty."""
 
     rows: dict[int, Row]
     digests: dict[int, str]
@@ -127,10 +127,18 @@ def write(folder: Path, record: Lineage) -> None:
     files.write_text(folder / "lineage.json", f'{{\n{head} "pieces": [\n{lines}\n ]\n}}\n')
 
 
-def write_rows(folder: Path, found: Training, deleted: Collection[int] = ()) -> None:
-    """Write where the rows came from, and the digest of each that was not deleted."""
-    kept = {number: text for number, text in found.digests.items() if number not in deleted}
-    files.write_json(folder / "rows.json", {"sources": found.sources, "digests": kept})
+def write_rows(folder: Path, found: Training) -> None:
+    """Write where the rows came from, and the digest of each."""
+    files.write_json(folder / "rows.json", {"sources": found.sources, "digests": found.digests})
+
+
+def forget_digests(folder: Path, deleted: Collection[int]) -> None:
+    """Take the digests of deleted rows out of rows.json: a short row can be guessed from its digest."""
+    path = folder / "rows.json"
+    held: Any = files.read_json(path)
+    kept = {number: text for number, text in held["digests"].items() if int(number) not in set(deleted)}
+    if len(kept) < len(held["digests"]):
+        files.write_json(path, {**held, "digests": kept})
 
 
 def read_rows(folder: Path, record: Lineage) -> Training:
@@ -148,12 +156,18 @@ def read_rows(folder: Path, record: Lineage) -> Training:
         if scheme != "file":
             raise BadRows(f"{folder}: its rows came from {source['source']!r} and cannot be read again, so nothing can be retrained; train from a file of rows")
         whole += row_files.select(row_files.read(Path(name)), "" if one_file else source["part"], name)
-    rows = {number: row for number, row in enumerate(whole, start=1) if number in known}
+    rows = {number: whole[number - 1] if number <= len(whole) else {} for number in sorted(known)}
     digests = {number: digest.of_value(dict(row)) for number, row in rows.items() if number in expected}
     changed = [number for number, text in expected.items() if digests.get(number) != text]
     if changed:
         raise BadRows(f"row {changed[0]} of {record.data.source.removeprefix('file:')} is not what it was when the run was made ({len(changed)} such rows); give back the original file, in which only deleted rows may differ")
     return Training(rows, digests, record.data, held["sources"])
+
+
+def keep_start(folder: Path, start: Any) -> None:
+    """Write the model that every piece begins with: a retraining needs it."""
+    with files.whole_folder(folder / "start") as fresh:
+        start.save(fresh)
 
 
 # -- pieces on disk -----------------------------------------------------------------------------------------------------------

@@ -38,6 +38,8 @@ def save(subject: Any, folder: Path, more: Mapping[str, object] | None = None) -
     if not estimators.is_plain(whole.arguments):
         raise Unfit(f"the arguments of {arch} must be numbers, texts, lists or mappings to be saved; found {whole.arguments!r}")
     save_model(whole.model, str(folder / "model.safetensors"))
+    if getattr(whole, "tokenizer", None) is not None:
+        whole.tokenizer.save_pretrained(folder)
     files.write_json(folder / "config.json", {"family": whole.family, "arch": arch, "arguments": whole.arguments, **(more or {})})
 
 
@@ -78,8 +80,12 @@ def load(name: str | Path, device: str = "auto") -> Subject:
     kind = module_class(str(config.get("arch")))
     if kind is None:
         raise Missing(f"{folder}: no torch module {config.get('arch')!r} can be imported; install the package that defines it")
-    arguments = config.get("arguments")
-    return _module(folder / "model.safetensors", kind, arguments, config, device)
+    subject: Any = _module(folder / "model.safetensors", kind, config.get("arguments"), config, device)
+    if (folder / "tokenizer_config.json").exists():
+        from transformers import AutoTokenizer
+
+        subject.tokenizer = AutoTokenizer.from_pretrained(folder)
+    return subject  # type: ignore[no-any-return]
 
 
 def load_arch(path: Path, arch: str, arguments: Mapping[str, object], family: str = "classifier", device: str = "auto") -> Subject:

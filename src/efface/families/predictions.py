@@ -133,9 +133,28 @@ def refuse_large(name: str, subject: Any, rows: Sequence[Row], passes: float, mo
 def operations(subject: Any, row: Row) -> float:
     """Floating-point operations of training on one row: three times those of reading it."""
     if not hasattr(subject, "logits"):
-        return REFIT * float(np.size(row["x"]) if "x" in row else len(row))
+        given: Any = row.get("x", list(row))
+        return REFIT * float(np.size(given))
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         subject.logits(subject.encode([row]))
     return 3.0 * counter.get_total_flops()
+
+
+def confidence(of: Outputs) -> np.ndarray:
+    """Probability of each row's own class."""
+    found: np.ndarray = of.chances[np.arange(len(of.labels)), of.labels]
+    return found
+
+
+def members_and_others(keep: Outputs, test: Outputs, most: int = 1000) -> tuple[Outputs, Outputs]:
+    """As many keep rows as test rows, at most `most` of each, evenly spaced: what an attacker fits on."""
+    size = min(len(keep.labels), len(test.labels), most)
+    return tuple(side.of(np.arange(size) * len(side.labels) // size) for side in (keep, test))  # type: ignore[return-value]
+
+
+def called_non_members(forget: Outputs, keep: Outputs, test: Outputs) -> np.ndarray:
+    """Which forget rows an attacker takes for non-members, who has learned from keep and test rows how sure the model is of members."""
+    members, others = (confidence(side) for side in members_and_others(keep, test))
+    return class_stats.called_non_members(members, others, confidence(forget))

@@ -20,6 +20,7 @@ from efface.core.errors import Missing, Unfit
 from efface.core.types import Data, Request, Row, Step
 from efface.families import predictions
 from efface.ops import side_by_side
+from efface.ops.loop import in_steps
 
 FORM = 1
 """Raised when the way shadow models are trained changes, so that old ones are not taken for new."""
@@ -40,6 +41,14 @@ def fit_of(subject: Any, otherwise: Fit) -> Fit:
 def methods_of(subject: Any) -> list[Step]:
     """The forgetting that the subject went through, in order."""
     return [step for step in subject.lineage if step.kind == "method"]
+
+
+def passes_of(subject: Any, fit: Fit, request: Request) -> float:
+    """Rows that the training of one model reads; all of them once, where it is refitted."""
+    count = sum(len(data) for data in (request.forget, request.keep) if data is not None)
+    if hasattr(subject, "refit"):
+        return float(count)
+    return in_steps(fit, {"all": range(count)}).steps * fit.batch  # type: ignore[dict-item]
 
 
 def refuse_reference(name: str, subject: Any, ctx: Context) -> None:
@@ -124,9 +133,9 @@ def unlearned(shadow: Any, request: Request, steps: Sequence[Step], seed: int, c
 
 
 def own_request(request: Request, inside: np.ndarray) -> Request:
-    """The request to forget what one shadow model saw of the pool; what it did not see is unseen."""
+    """The request to forget what one shadow model saw of the pool; what it did not see is unseen, if the request has unseen rows at all."""
     rows, _ = pool(request)
-    sides = {"forget": np.flatnonzero(inside), "unseen": np.flatnonzero(~inside)}
+    sides = {"forget": np.flatnonzero(inside)} | ({"unseen": np.flatnonzero(~inside)} if request.unseen is not None else {})
     return request.model_copy(update={name: Data.inline([rows[place] for place in places]) for name, places in sides.items()})
 
 

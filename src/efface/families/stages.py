@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -107,9 +108,13 @@ def attach(subject: Any, modules: Sequence[str], shape: Mapping[str, float], see
     memo: dict[int, Any] = {id(tensor): _view(tensor) for name, tensor in tensors.items() if name not in own}
     other = copy.copy(subject)
     skeleton: Any = copy.deepcopy(subject.model, memo)
-    with torch.random.fork_rng(devices=[]):  # peft draws from global random state
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():  # peft draws from global random state, and turns GPT-2's modules around by itself
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
         torch.manual_seed(seed % 2**62)
-        other.model = get_peft_model(skeleton, _lora(modules, shape))
+        try:
+            other.model = get_peft_model(skeleton, _lora(modules, shape))
+        except ValueError as error:
+            raise EffaceError(f"the adapter does not go onto {type(subject.model).__name__}: {str(error).splitlines()[0][:200]}") from None
     other.model.peft_config["default"].base_model_name_or_path = getattr(subject, "base", "") or "base"
     other.model.requires_grad_(False).eval()
     if (found := carriers(other)) != set(modules):
@@ -156,6 +161,28 @@ def write(folder: Path, adapter: Weights, top: Weights, shape: Mapping[str, floa
     config: Any = _lora(sorted(modules_in(adapter)), shape)
     config.base_model_name_or_path, config.inference_mode = base, True
     config.save_pretrained(str(folder))
+
+
+def join(folder: Path, chain: Sequence[Path], base: str = "base") -> None:
+    """Write the adapters of several stages as one, with the head of the last: what answers when these stages are all that is left."""
+    from safetensors.torch import save_file
+
+    parts = [read(place) for place in chain]
+    adapter = {name: tensor for part, _ in parts for name, tensor in part.items()}
+    save_file(adapter, folder / ADAPTER, metadata={"format": "pt"})
+    if parts[-1][1]:
+        save_file(parts[-1][1], folder / HEAD)
+    config = json.loads((chain[-1] / CONFIG).read_text(encoding="utf-8"))
+    config.update(target_modules=exactly(sorted(modules_in(adapter))), base_model_name_or_path=base)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def silence(source: Path, folder: Path) -> None:
+    """Write the adapter of one folder into another with every number 0, so that the base alone speaks."""
+    from safetensors.torch import load_file, save_file
+
+    save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(source / ADAPTER).items()}, folder / ADAPTER, metadata={"format": "pt"})
+    (folder / CONFIG).write_bytes((source / CONFIG).read_bytes())
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -60,8 +60,7 @@ class BadTeacher(Method[BadTeacherConfig]):
         kept = ctx.random("keep").sample(keep, max(1, round(config.keep_share * len(keep))))
         bad = incompetent(config, subject, forget, ctx)
         targets = torch.cat([bad, torch.from_numpy(subject.predict(kept))]).to(subject.device)
-        favorite = bad.argmax(1).bincount(minlength=bad.shape[1])
-        ctx.note(keep_rows=float(len(kept)), largest_share_of_one_class_in_teaching=float(favorite.max()) / len(forget))
+        ctx.note(keep_rows=float(len(kept)), favorite_class=float(bad.mean(0).argmax()), chance_of_favorite_class=float(bad.mean(0).max()))
         after = subject.trainable(config.fit.rank, ctx.seed_for("adapter"))
 
         def loss(batches: Mapping[str, Any]) -> dict[str, Tensor]:

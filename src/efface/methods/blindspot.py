@@ -12,8 +12,9 @@
 The mean over rows is what the paper writes as (1 - r) times the mean over kept rows plus r times that over forget rows, with
 r the share of forget rows in the batch, and it stays a number for r = 0 and r = 1.
 
-The authors: beta 50, Adam without clipping, B for 2 to 10 epochs at 1e-2, student for 1 to 5 epochs at 1e-3, batch 256. Here
-batches of 64, as small data need more steps. A map of a single number, such as that of the last layer, is 1 in both models.
+The authors: beta 50, Adam without clipping, B for 2 to 10 epochs at 1e-2, student for 1 to 5 epochs at 1e-3, batch 256: about
+as many steps as here, where batches are of 64 since data are small. A map of a single number, such as that of the last layer,
+is 1 in both models and asks nothing.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class BlindspotConfig(Config):
     """Weight of the attention terms."""
     layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Layers whose attention is compared, from 0; all linear and convolutional ones when empty."""
-    blind: Fit = Fit(optimizer="adam", lr=1e-2, epochs=10, batch=64, clip=0)
+    blind: Fit = Fit(optimizer="adam", lr=1e-2, steps=200, batch=64, clip=0)
     """Optimizer settings of the blindspot model; a few passes are enough."""
-    fit: Fit = Fit(optimizer="adam", lr=1e-3, epochs=5, batch=64, clip=0)
+    fit: Fit = Fit(optimizer="adam", lr=1e-3, steps=100, batch=64, clip=0)
     """Optimizer settings of the student."""
 
 

@@ -7,6 +7,9 @@ Teacher t = the subject, frozen; the student s starts there. Passes take turns, 
 
     KL_T = T^2 KL(softmax(t / T) || softmax(s / T)), a mean over rows; t in eval mode, s in train mode
 
+One optimizer serves all passes: the large second moments that the maximizing passes leave with Adam hold back the keep
+passes after them, and with moments that begin anew the student is back where it was after one pass over the keep rows.
+
 Zero-gradient start: the divergence is at its minimum where s = t, so without dropout or batch normalization the first
 maximizing pass has no gradient; at sane learning rates such a student never moves. `start="auto"` measures that gradient and,
 where it is a rounding error, first adds to each weight tensor noise of `jitter` times its root mean square; "max" begins as
@@ -22,7 +25,8 @@ alpha .001, gamma .99, T 4, msteps 2, 3 passes, batches of 32 (forget) and 128 (
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -32,10 +36,10 @@ from torch import Tensor
 
 from efface.core.card import Card
 from efface.core.config import Config, Fit
-from efface.core.context import Context
+from efface.core.context import Context, silent
 from efface.core.types import Method, Request, Row
 from efface.families.module import chunks
-from efface.ops.turns import in_turn
+from efface.ops.loop import descend, optimizer_for
 
 log = logging.getLogger("efface")
 NOTHING = 1e-6
@@ -57,10 +61,12 @@ class ScrubConfig(Config):
     """What a student without a gradient gets: jitter (auto), a warning (max), or a keep pass first (min)."""
     jitter: float = Field(0.1, gt=0)
     """Noise of start = "auto", as a share of each weight tensor's root mean square."""
+    forget_batch: int = Field(32, ge=1)
+    """Rows of one maximizing step; fewer are more steps in a pass."""
     rewind: bool = False
     """SCRUB+R: end at the pass after which forget rows were as wrong as unseen rows are in the end."""
     fit: Fit = Fit(optimizer="adam", lr=5e-4, epochs=10, batch=64, clip=0)
-    """Optimizer settings; epochs count passes over the keep rows, and taking turns keeps no checkpoint."""
+    """Optimizer settings; epochs and steps count keep rows alone, a linear schedule falls from pass to pass, and no checkpoint is kept."""
 
 
 class State(NamedTuple):
@@ -76,8 +82,8 @@ class Scrub(Method[ScrubConfig]):
 
     card = Card(
         name="scrub", title="SCRUB", paper="arXiv:2302.09880", families=("classifier",), needs=("losses", "predict"), uses=("forget", "keep"),
-        departs="a student whose first maximizing pass would have no gradient starts from weights with noise; one batch size for both "
-        "sets; no weight decay by default, where the code has 0.1; lower rates by schedule, not at listed passes",
+        departs="a student whose first maximizing pass would have no gradient starts from weights with noise; no weight decay by default, "
+        "where the code has 0.1; the learning rate falls by schedule, not at listed passes",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:
@@ -87,28 +93,57 @@ class Scrub(Method[ScrubConfig]):
         teacher = {"forget": said_by(subject, forget), "keep": said_by(subject, keep)}
         after = subject.trainable(config.fit.rank, ctx.seed_for("adapter"))
 
-        def loss(name: str, batch: Any) -> Tensor:
+        def loss(batches: Mapping[str, Any]) -> dict[str, Tensor]:
+            (name, batch), = batches.items()
             logits = after.logits(batch)
             apart = divergence(teacher[name][batch.index.to(logits.device)], logits, config.temperature).mean()
             if name == "forget":
-                return -apart
-            return config.alpha * apart + config.gamma * torch.nn.functional.cross_entropy(logits, batch.labels)
+                return {"forget": -apart}
+            return {"keep": config.alpha * apart + config.gamma * torch.nn.functional.cross_entropy(logits, batch.labels)}
 
+        plan = passes(config, len(forget), len(keep))
+        if plan and plan[0][0] == "forget":
+            set_off(after, forget[: config.forget_batch], teacher["forget"], config, ctx)
+        trained = [parameter for parameter in after.model.parameters() if parameter.requires_grad]
+        optimizer = optimizer_for(trained, config.fit)
         states: list[State] = []
-
-        def ended(name: str) -> None:
+        rows, done = {"forget": forget, "keep": keep}, 0
+        for number, (name, fit) in enumerate(ctx.progress(plan, "passes", len(plan))):
+            for parameter in trained:
+                parameter.requires_grad_(True)  # descend ends with a frozen model
+            own = ctx.alone(seed=ctx.seed_for("pass", number), folder=None, progress=silent, curve=[], notes={}, spent=ctx.spent, began=ctx.began)
+            descend(after, {name: rows[name]}, loss, fit, own, optimizer=optimizer)
+            for line in own.curve:
+                ctx.log(**{**line, "step": done + line["step"]})
+            done += fit.steps
             if config.rewind and name == "keep":
-                states.append(State(error(after, forget), {name: tensor.clone() for name, tensor in after.model.state_dict().items()}))
-
-        turns = {"forget": lambda number: forget, "keep": lambda number: keep}
-        if config.start == "min":
-            turns = {name: turns[name] for name in ("keep", "forget")}
-        elif config.msteps:
-            set_off(after, forget[: config.fit.batch], teacher["forget"], config, ctx)
-        after = in_turn(after, turns, loss, config.fit, ctx, {"forget": config.msteps}, ended, carry=True)
+                states.append(State(error(after, forget), {key: tensor.clone() for key, tensor in after.model.state_dict().items()}))
+        after.model.requires_grad_(False)
+        ctx.note(steps=float(done), stopped="all passes done")
         if states:
             rewind(after, states, error(after, unseen), ctx)
         return after
+
+
+def passes(config: ScrubConfig, forget: int, keep: int) -> list[tuple[str, Fit]]:
+    """The passes in order: (row set, settings of its run), given how many rows each set has."""
+    fit, length = config.fit, math.ceil(keep / config.fit.batch)
+    total = left = math.ceil(fit.epochs * length) if fit.epochs else fit.steps
+    plan: list[tuple[str, Fit]] = []
+    number = 0
+    while left:
+        plain = fit.model_copy(update={
+            "steps": min(length, left), "epochs": 0.0, "lr": fit.lr * (left / total if fit.schedule == "linear" else 1.0),
+            "schedule": "constant", "warmup": 0 if number else fit.warmup, "checkpoint": 0,
+        })
+        turn = [("keep", plain)]
+        if number < config.msteps:
+            short = plain.model_copy(update={"steps": math.ceil(forget / config.forget_batch), "batch": config.forget_batch})
+            turn.insert(1 if config.start == "min" else 0, ("forget", short))
+        plan += turn
+        left -= plain.steps
+        number += 1
+    return plan
 
 
 def divergence(before: Tensor, after: Tensor, temperature: float) -> Tensor:
@@ -120,7 +155,7 @@ def divergence(before: Tensor, after: Tensor, temperature: float) -> Tensor:
 @torch.no_grad()
 def said_by(subject: Any, rows: Sequence[Row]) -> Tensor:
     """The subject's logits for the rows (rows, classes)."""
-    return torch.cat([subject.logits(subject.encode(piece)) for piece in chunks(rows)])
+    return torch.cat([subject.logits(subject.encode(piece)) for piece in list(chunks(rows)) or [rows]])
 
 
 def error(subject: Any, rows: Sequence[Row]) -> float:

@@ -16,7 +16,7 @@ gradient; without alpha (ASSD, arXiv:2402.10098, `adaptive`), I_all is measured 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +24,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from efface.core import digest
 from efface.core.card import Card
 from efface.core.config import Config
 from efface.core.context import Context
@@ -44,7 +43,7 @@ class SSDConfig(Config):
 
     alpha: float | None = Field(None, gt=0)
     """A weight is damped when it matters this many times as much to forget rows as to all; none takes share * n / n_forget, or 10 for the batch form."""
-    share: float = Field(0.25, gt=0)
+    share: float = Field(0.35, gt=0)
     """Alpha as a share of n / n_forget, the most that it can be; when alpha is not given."""
     lam: float = Field(1.0, ge=0)
     """Lambda of the paper: a damped weight is multiplied by lam * I_all / I_forget, at most by 1."""
@@ -96,27 +95,26 @@ class SSD(Method[SSDConfig]):
 
     def _importances(self, subject: Any, after: Any, request: Request, ctx: Context) -> tuple[Importance, Importance]:
         """Of the forget rows and of all rows (of the keep rows, when adaptive); measured once for all runs of one context."""
-        config = self.config
-        forget, keep = request.rows("forget"), request.rows("keep")
+        config, forget, keep = self.config, request.rows("forget"), request.rows("keep")
         losses = after.losses if config.signal == "loss" else lambda batch: after.raw(batch).float().reshape(len(batch.index), -1).square().sum(1)
         power: Literal[1, 2] = 2 if config.signal == "loss" else 1
-        measure = per_sample_squares if config.fisher == "sample" else batch_squares
 
-        def batches(rows: list[Row]) -> Iterator[Any]:
-            for at in ctx.progress(range(0, len(rows), config.batch), "importance", math.ceil(len(rows) / config.batch)):
-                yield after.encode(rows[at : at + config.batch])
+        def over(name: str, rows: Sequence[Row], way: Any = "auto") -> Importance:
+            def measure() -> Importance:
+                starts = ctx.progress(range(0, len(rows), config.batch), f"importance for {name} rows", math.ceil(len(rows) / config.batch))
+                batches = (after.encode(rows[at : at + config.batch]) for at in starts)
+                if config.fisher == "batch":
+                    return batch_squares(after.model, batches, losses, power)
+                return per_sample_squares(after.model, batches, losses, power, way)
 
-        def over(name: str, rows: list[Row]) -> Importance:
-            size = config.batch if config.fisher == "batch" else 0
-            key = ("importance", subject, config.fisher, config.signal, size, name, digest.of_value([dict(row) for row in rows]))
-            return ctx.once(key, lambda: measure(after.model, batches(rows), losses, power))
+            return ctx.once(("importance", subject, name, request.digest, config.fisher, config.signal, config.batch), measure)
 
         of_forget = over("forget", forget)
-        if config.adaptive:
-            return of_forget, over("keep", keep)
-        if config.fisher == "sample":  # sums over rows add up, so no row is read twice
-            return of_forget, of_forget + over("keep", keep)
-        return of_forget, over("all", [*keep, *forget])
+        if config.fisher == "batch" and not config.adaptive:
+            return of_forget, over("all", [*keep, *forget])
+        of_keep = over("keep", keep, of_forget.way)
+        # Sums over single rows add up, so no row is read twice.
+        return of_forget, of_keep if config.adaptive else of_forget + of_keep
 
     def _alpha(self, of_forget: dict[str, Tensor], of_all: dict[str, Tensor], bound: float) -> float:
         config = self.config
@@ -147,12 +145,12 @@ def adaptive_alpha(of_forget: dict[str, Tensor], of_keep: dict[str, Tensor], sha
 
 def _largest(of_forget: dict[str, Tensor], of_all: dict[str, Tensor]) -> float:
     """The largest I_forget / I_all where I_all is above zero."""
-    return max(float((of_forget[name] / of_all[name])[of_all[name] > 0].max()) if (of_all[name] > 0).any() else 0.0 for name in of_forget)
+    return max(float(torch.where(whole > 0, of_forget[name] / whole, 0.0).max()) for name, whole in of_all.items())
 
 
-def _state(subject: Any, rows: list[Row]) -> dict[str, float]:
+def _state(subject: Any, rows: Sequence[Row]) -> dict[str, float]:
     """Mean loss on the rows and, for a classifier, how many of them it gets right."""
-    found = {"loss": mean_loss(subject, rows)}
-    if subject.family == "classifier":
-        found["accuracy"] = float(np.mean(subject.predict(rows).argmax(1) == np.array([row["y"] for row in rows])))
-    return found
+    if subject.family != "classifier":
+        return {"loss": mean_loss(subject, rows)}
+    right, found = np.array([row["y"] for row in rows]), subject.predict(rows)
+    return {"loss": float(-np.log(found[np.arange(len(rows)), right] + 1e-30).mean()), "accuracy": float(np.mean(found.argmax(1) == right))}

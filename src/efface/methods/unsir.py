@@ -97,7 +97,7 @@ class UNSIR(Method[UNSIRConfig]):
             error = cross_entropy(subject.logits(Batch(noise, labels, torch.arange(config.noise))), labels)
             total = config.penalty * noise.square().flatten(1).sum(1).mean() - error
             if not torch.isfinite(total):
-                raise Diverged(f"the loss of the noise for class {label} is {float(total)} at step {step}; lower noise_lr, then run again")
+                raise Diverged(f"the loss of the noise for class {label} is {float(total.detach())} at step {step}; lower noise_lr, then run again")
             (noise.grad,) = torch.autograd.grad(total, noise)
             optimizer.step()
         return noise.detach()

@@ -135,7 +135,7 @@ def called_non_members(members: np.ndarray, others: np.ndarray, asked: np.ndarra
     from sklearn.svm import SVC
 
     known = np.concatenate([finite(members, "a feature"), finite(others, "a feature")]).reshape(len(members) + len(others), -1)
-    machine = SVC(C=3, gamma="auto", kernel="rbf").fit(known, np.r_[np.ones(len(members)), np.zeros(len(others))])
+    machine = SVC(C=3, gamma="auto", kernel="rbf", random_state=0).fit(known, np.r_[np.ones(len(members)), np.zeros(len(others))])
     called: np.ndarray = machine.predict(finite(asked, "a feature").reshape(len(asked), -1)) == 0
     return called
 
@@ -168,7 +168,7 @@ def loss_attack(members: np.ndarray, others: np.ndarray, seed: int = 0) -> LossA
     x, y = np.concatenate([one, other]).reshape(-1, 1), np.r_[np.ones(size), np.zeros(size)]
     right = []
     for fit, ask in StratifiedShuffleSplit(SPLITS, test_size=SHARE, random_state=0).split(x, y):
-        right.append(LogisticRegression().fit(x[fit], y[fit]).predict(x[ask]) == y[ask])
+        right.append(LogisticRegression(random_state=0).fit(x[fit], y[fit]).predict(x[ask]) == y[ask])
     found, area = wilson(np.concatenate(right)), auc(-sides[0], -sides[1])
     away = found.value - 0.5
     # One threshold cannot tell on which side members stand when it does worse than chance; the AUC can.
@@ -221,13 +221,12 @@ def u_lira(target: np.ndarray, unlearned: np.ndarray, inside: np.ndarray, retrai
     target, retrained = finite(target, "a confidence"), finite(retrained.T, "a confidence").T
     unlearned = finite(unlearned.T, "a confidence").T
     mean, deviation = (unlearned * inside).sum(0) / inside.sum(0), spread(unlearned, shared, inside)
-    mine, theirs = [], []
-    for left in range(len(retrained)):
+    pairs = []
+    for left, own in enumerate(retrained):
         rest = np.delete(retrained, left, 0)
         center, scatter = rest.mean(0), spread(rest, shared)
-        for scores, given in ((mine, target), (theirs, retrained[left])):
-            scores.append(tests.norm.logpdf(given, mean, deviation) - tests.norm.logpdf(given, center, scatter))
-    return Told(np.stack(mine), np.stack(theirs))
+        pairs.append([tests.norm.logpdf(given, mean, deviation) - tests.norm.logpdf(given, center, scatter) for given in (target, own)])
+    return Told(*np.stack(pairs, axis=1))
 
 
 # -- the NeurIPS 2023 score --------------------------------------------------------------------------------------------------

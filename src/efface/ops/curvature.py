@@ -38,9 +38,10 @@ def conjugate_gradient(product: Product, b: Tensor, tolerance: float = 1e-10, st
         curve = (p * forward).sum(-1)
         moving = square.sqrt() > goal
         if not bool(torch.isfinite(curve).all()) or bool((curve[moving] <= 0).any()):
+            least = float((curve / (p * p).sum(-1))[moving].min())
             raise Diverged(
-                f"conjugate gradients met the curvature {float(curve[moving].min()):.3g} after {done} products; the matrix is not positive "
-                "definite: raise damping, or solve for the head alone"
+                f"conjugate gradients met the curvature {least:.3g} in product {done + 1}; the matrix is not positive definite: raise damping, "
+                "or solve for the head alone"
             )
         size = torch.where(moving, square / torch.where(moving, curve, 1.0), 0.0)
         x = x + size[..., None] * p

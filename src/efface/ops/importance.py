@@ -64,14 +64,14 @@ def per_sample_squares(model: nn.Module, batches: Iterable[Any], losses: Losses,
     gradient is not finite.
     """
     _must_evaluate(model)
-    total = {name: torch.zeros_like(p, dtype=_wide(p)) for name, p in weights_of(model).items()}
+    total: dict[str, Tensor] = {}
     rows = 0
     for batch in batches:
         if way == "auto":
             way = _quickest(model, batch, losses, power)
         rows += size_of(batch)
-        for name, value in WAYS[way](model, batch, losses, power).items():
-            total[name] += value
+        found = WAYS[way](model, batch, losses, power)
+        total = {name: total[name] + value if total else value.to(_wide(value)) for name, value in found.items()}
     if not rows:
         raise Unfit("importance was asked over no rows")
     return Importance(_finite(total), rows, way)
@@ -83,13 +83,13 @@ def batch_squares(model: nn.Module, batches: Iterable[Any], losses: Losses, powe
     Each batch weighs as its rows do, so that a short last one does not count like a full one.
     """
     _must_evaluate(model)
-    total = {name: torch.zeros_like(p, dtype=_wide(p)) for name, p in weights_of(model).items()}
+    total: dict[str, Tensor] = {}
     rows = 0
     for batch in batches:
         size = size_of(batch)
         rows += size
-        for name, grad in _gradient(model, batch, losses).items():
-            total[name] += size * _power(grad / size, power)
+        found = {name: size * _power(grad.to(_wide(grad)) / size, power) for name, grad in _gradient(model, batch, losses).items()}
+        total = {name: total[name] + value for name, value in found.items()} if total else found
     if not rows:
         raise Unfit("importance was asked over no rows")
     return Importance(_finite(total), rows, "batch")
@@ -308,7 +308,7 @@ def _must_evaluate(model: nn.Module) -> None:
 
 def _finite(total: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, value in total.items():
-        if not bool(torch.isfinite(value).all()):
+        if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all()):  # the sum takes one pass, and may overflow
             raise Diverged(f"a gradient of {name} is not finite; look for rows with huge inputs, or for damaged weights")
     return total
 

@@ -2,7 +2,8 @@
 
 A linear layer gives row n the gradient g_n a_n^T, so sum_n (g_n a_n^T)^2 = (G^2)^T (A^2): no row's own gradient is ever written
 down. With T vectors a row (tokens, or the patches that a convolution reads) it is sum_t g_nt a_nt^T, a product of two small
-matrices; those of a few rows at a time stand in memory.
+matrices; those of a few rows at a time stand in memory. For few vectors a row its square is cheaper as a sum over pairs of them:
+(sum_t g_t a_t^T)^2 = sum_st (g_s g_t)(a_s a_t)^T.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from efface.core.errors import Unfit
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 KNOWN = (nn.Linear, nn.Conv1d, nn.Conv2d, *NORMS, nn.LayerNorm, nn.GroupNorm, nn.Embedding)
 """Layers with a formula; a subclass may compute something else and has none."""
-PIECE = 4 * 2**20
+PIECE = 2**20
 """Most numbers of one layer's per-row gradients (or patches) that stand in memory at once."""
+FEW = 4
+"""Up to so many vectors a row, pairs of them are cheaper than the gradients themselves."""
 
 
 def knows(module: nn.Module) -> bool:
@@ -49,12 +52,13 @@ class Uses:
         """How often each parameter took part; one that did so twice has the sum of two gradients."""
         self.waiting: dict[int, list[tuple[nn.Module, str, Tensor, Tensor]]] = {}
         self.found: dict[int, Tensor] = {}
+        self.known: dict[int, Tensor] = {}
 
     @contextmanager
     def watch(self, model: nn.Module) -> Iterator[None]:
         """Notes every pass through the model's known layers while the block lasts."""
         layers = [module for module in model.modules() if knows(module)]
-        self.found = {id(p): torch.zeros_like(p) for module in layers for p in module.parameters(recurse=False)}
+        self.known = {id(p): p for module in layers for p in module.parameters(recurse=False)}
         with ExitStack() as stack:
             for module in layers:
                 if isinstance(module, nn.Embedding):
@@ -69,9 +73,12 @@ class Uses:
             shape = getattr(module, name).shape
             for at in _starts(self.rows, shape.numel(), x[0].numel()):
                 grads = sum(gradients(m, x[at], g[at])[n] for m, n, x, g in parts)
-                self.found[key] += grads.abs().pow(self.power).sum(0)  # type: ignore[union-attr]
+                self._add(key, _power_sum(grads, self.power))  # type: ignore[arg-type]
         self.waiting.clear()
-        return self.found
+        return {key: self.found[key] if key in self.found else torch.zeros_like(p) for key, p in self.known.items()}
+
+    def _add(self, key: int, value: Tensor) -> None:
+        self.found[key] = self.found[key] + value if key in self.found else value
 
     def _spread(self, module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         # Positions are looked up once for all rows; looked up for each, the rows stay apart.
@@ -100,7 +107,7 @@ class Uses:
         if once:
             for name, value in sums(module, x, g, self.power).items():
                 if name in once:
-                    self.found[id(getattr(module, name))] += value
+                    self._add(id(getattr(module, name)), value)
         for name, p in module.named_parameters(recurse=False):
             if name not in once:
                 self.waiting.setdefault(id(p), []).append((module, name, x, g))
@@ -127,17 +134,29 @@ def sums(module: Any, x: Tensor, g: Tensor, power: int) -> dict[str, Tensor]:
         return {"weight": _embedding(module, x, g, power)}
     total: dict[str, Tensor] = {}
     linear = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
-    single = linear and _count(module, g) == 1
-    per_row = module.weight.numel() if linear and not single else 0
-    for at in _starts(len(x), per_row, x[0].numel() * _taps(module)):
-        if single:
-            out, read = (part.squeeze(-1).abs().pow(power) for part in _vectors(module, x[at], g[at]))
-            weight = torch.einsum("bgo,bgi->goi", out, read).reshape(module.weight.shape)
-            part = _with_bias(module, weight, out.sum(0).flatten())
+    few = linear and _count(module, g) <= (FEW if power == 2 else 1)
+    per_row = module.weight.numel() if linear and not few else 0
+    for at in _starts(len(x), per_row, FEW * x[0].numel() * _taps(module)):
+        if few:
+            out, read = _vectors(module, x[at], g[at])
+            weight = _in_pairs(out, read, power).reshape(module.weight.shape)
+            part = _with_bias(module, weight, _power_sum(out.sum(-1).flatten(1), power))
         else:
             part = {name: _power_sum(value, power) for name, value in gradients(module, x[at], g[at]).items()}
         total = {name: total[name] + value for name, value in part.items()} if total else part
     return total
+
+
+def _in_pairs(out: Tensor, read: Tensor, power: int) -> Tensor:
+    """Sum over rows of |sum_t out_t read_t^T|^power (groups, out, in), for power 1 with a single t."""
+    count = out.shape[-1]
+    if count == 1:
+        pairs = [part.squeeze(-1).abs().pow(power) for part in (out, read)]
+        return torch.einsum("bgo,bgi->goi", *pairs)
+    one, other = torch.triu_indices(count, count, device=out.device)
+    twice = 2.0 - (one == other).to(out.dtype)
+    found = torch.einsum("bgop,bgip->goi", out[..., one] * out[..., other] * twice, read[..., one] * read[..., other])
+    return found.clamp_(min=0)  # what is zero may come out below it by rounding
 
 
 def _power_sum(rows: Tensor, power: int) -> Tensor:

@@ -8,6 +8,7 @@ are, so evenly spread requests bring on average m * L * H(m * min(B, L)), where 
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Collection, Sequence
@@ -116,5 +117,5 @@ def deal(count: int, shards: int, slices: int, seed: int | None) -> list[list[li
     places = list(range(count))
     if seed is not None:
         random.Random(seed).shuffle(places)
-    blocks = [places[count * at // slices : count * (at + 1) // slices] for at in range(slices)]
-    return [[sorted(block[shard::shards]) for block in blocks] for shard in range(shards)]
+    ends = [count * at // slices for at in range(slices + 1)]
+    return [[sorted(places[at] for at in range(a, b) if at % shards == shard) for a, b in itertools.pairwise(ends)] for shard in range(shards)]

@@ -23,7 +23,7 @@ from efface.core.errors import BadRows, Diverged
 from efface.core.types import Row
 
 # The optimizer and the schedule have one definition, or the two ways of training would drift apart.
-from efface.ops.loop import _optimizer, _set_rate, descend, in_steps
+from efface.ops.loop import _set_rate, descend, in_steps, optimizer_for
 
 POOL = "all"
 """Name of the one row set that a copy is trained on."""
@@ -99,8 +99,8 @@ def unfit(starts: Sequence[Any], batch: Any, members: Sequence[Sequence[int]], s
         return "the copies differ in shape"
     pair = [start.model for start in (starts[0], starts[-1])]
     try:
-        places = torch.stack([next(_order(len(own), fit.batch, 1, seed)) for own, seed in zip(members[:1] * 2, seeds[:1] * 2, strict=True)])
-        x, labels = (tensor[torch.tensor(members[0])[places]] for tensor in (batch.x, batch.labels))
+        places = torch.tensor(list(members[0]))[next(_order(len(members[0]), fit.batch, 1, seeds[0]))].to(batch.labels.device).expand(2, -1)
+        x, labels = batch.x[places], batch.labels[places]
         one = _Losses(starts[0], batch)
         with torch.no_grad(), _training(starts[0].model):
             stacked = vmap(_calling(one), randomness="error")(*_stack(pair), x, labels)
@@ -116,7 +116,7 @@ def _together(starts: Sequence[Any], batch: Any, members: Sequence[Sequence[int]
     """One stacked training; every copy takes as many steps."""
     parameters, buffers = _stack([start.model for start in starts])
     parameters = {name: tensor.requires_grad_(True) for name, tensor in parameters.items()}
-    optimizer = _optimizer(list(parameters.values()), fit)
+    optimizer = optimizer_for(list(parameters.values()), fit)
     losses = vmap(_calling(_Losses(starts[0], batch)), randomness="error")
     own = [torch.tensor(list(places)) for places in members]
     orders = [_order(len(places), fit.batch, fit.steps, seed) for places, seed in zip(members, seeds, strict=True)]

@@ -13,27 +13,22 @@ from efface.core.config import Fit
 from efface.core.context import Context, silent
 from efface.core.errors import BadRows
 from efface.core.types import Row, Subject
-from efface.ops.loop import descend, optimizer_for, peak_mb
+from efface.ops.loop import descend, peak_mb
 
 S = TypeVar("S", bound=Subject)
 Turns = Mapping[str, Callable[[int], Sequence[Row]]]
 """Name of a row set -> its rows in the pass number n; how many there are must not depend on n."""
 
 
-def in_turn(
-    after: S, turns: Turns, loss: Callable[[str, Any], Tensor], fit: Fit, ctx: Context, most: Mapping[str, int] | None = None,
-    ended: Callable[[str], None] | None = None, carry: bool = False,
-) -> S:
+def in_turn(after: S, turns: Turns, loss: Callable[[str, Any], Tensor], fit: Fit, ctx: Context) -> S:
     """Train `after` in place by passes over the row sets in turn, and return it; `loss(name, batch)` is a mean over rows.
 
-    An epoch is one pass over each set; `fit.steps` counts the steps of all passes. `most` limits the passes over a set: once
-    it had them, the others go on without it; `ended(name)` is called after each pass. The linear schedule falls from one
-    pass to the next, warm-up belongs to the first pass, and no checkpoint is kept. The optimizer's moments start anew in
-    every pass, unless they are to `carry` over.
+    An epoch is one pass over each set; `fit.steps` counts the steps of all passes. Every pass is a run of its own: the
+    optimizer's moments start anew, the linear schedule falls from one pass to the next, warm-up belongs to the first
+    pass, and no checkpoint is kept.
     """
     trained = [parameter for parameter in after.model.parameters() if parameter.requires_grad]  # type: ignore[attr-defined]
-    plan = _plan({name: len(rows(0)) for name, rows in turns.items()}, fit, most or {})
-    optimizer = optimizer_for(trained, fit) if carry else None
+    plan = _plan({name: len(rows(0)) for name, rows in turns.items()}, fit)
     total, done, began = sum(steps for _, _, steps in plan), 0, time.monotonic()
     for number, (name, turn, steps) in enumerate(ctx.progress(plan, "passes", len(plan))):
         for parameter in trained:
@@ -45,13 +40,11 @@ def in_turn(
         alone = ctx.alone(
             seed=ctx.seed_for("pass", number), folder=None, progress=silent, curve=[], notes={}, spent=ctx.spent, began=ctx.began,
         )
-        descend(after, {name: turns[name](turn)}, _one(name, loss), own, alone, optimizer=optimizer)
+        descend(after, {name: turns[name](turn)}, _one(name, loss), own, alone)
         for line in alone.curve:
             ctx.log(**{**line, "step": done + line["step"]})
         done += steps
         ctx.note(**alone.notes)
-        if ended is not None:
-            ended(name)
     after.model.requires_grad_(False)  # type: ignore[attr-defined]
     ctx.note(steps=done, stopped="all passes done", training_seconds=time.monotonic() - began, peak_mb=peak_mb())
     return after
@@ -61,17 +54,17 @@ def _one(name: str, loss: Callable[[str, Any], Tensor]) -> Callable[[Mapping[str
     return lambda batches: {name: loss(name, batches[name])}
 
 
-def _plan(sizes: Mapping[str, int], fit: Fit, most: Mapping[str, int]) -> list[tuple[str, int, int]]:
+def _plan(sizes: Mapping[str, int], fit: Fit) -> list[tuple[str, int, int]]:
     """(row set, number of its pass, steps) of all passes."""
     if empty := [name for name, size in sizes.items() if not size]:
         raise BadRows(f"there are no {' and no '.join(empty)} rows to train on")
     length = {name: math.ceil(size / fit.batch) for name, size in sizes.items()}
-    left = math.ceil(sum(min(fit.epochs, most.get(name, math.inf)) * steps for name, steps in length.items())) if fit.epochs else fit.steps
+    left = math.ceil(fit.epochs * sum(length.values())) if fit.epochs else fit.steps
     plan: list[tuple[str, int, int]] = []
     turn = 0
-    while left and any(turn < most.get(name, math.inf) for name in length):
+    while left:
         for name, steps in length.items():
-            if taken := min(steps, left) if turn < most.get(name, math.inf) else 0:
+            if taken := min(steps, left):
                 plan.append((name, turn, taken))
                 left -= taken
         turn += 1

@@ -93,6 +93,8 @@ class S3T(Recipe[S3TConfig]):
         """Return what answers while nothing is deleted: an ensemble of all shards, or the language model with all adapters."""
         found = lineage.training(request)
         start = subject.merged() if subject.adapted else subject
+        if ctx.folder is not None and start.family != "causal-lm":  # which names its base and need not copy it
+            lineage.keep_start(ctx.folder, start)
         served, record = self.build(start, found, (), ctx)
         if ctx.folder is not None:
             Store(ctx.folder).sweep(record.pieces)

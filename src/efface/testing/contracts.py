@@ -34,7 +34,7 @@ from efface.testing import tiny
 
 USES = {"forget", "keep", "unseen", "names", "near", "instead", "original", "reference", "utility"}
 """What a card may say that a system reads: fields of the request, baselines of the run."""
-QUICK: Mapping[str, object] = {"fit.steps": 2, "fit.batch": 4, "fit.precision": "no", "stop.at": "steps", "max_new": 4}
+QUICK: Mapping[str, object] = {"fit.steps": 2, "fit.epochs": 0, "fit.batch": 4, "fit.precision": "no", "stop.at": "steps", "max_new": 4}
 """Settings that make a run short, where a system has them."""
 FIELDS = 15
 

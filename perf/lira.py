@@ -103,14 +103,14 @@ def _plain(starts: Sequence[Any], rows: Sequence[Any], members: Sequence[Sequenc
     """One copy after another: pick rows, loss, backward, step, and nothing else."""
     import torch
 
-    from efface.ops.side_by_side import _order
+    from efface.ops.side_by_side import row_order
 
     batch = starts[0].encode(rows)
     for seed, (start, own) in enumerate(zip(starts, members, strict=True)):
         x, y = batch.x[torch.tensor(own)], batch.labels[torch.tensor(own)]
         optimizer = torch.optim.AdamW(start.model.parameters(), lr=fit.lr, weight_decay=fit.weight_decay, fused=True)
         start.model.train()
-        for places in _order(len(own), fit.batch, fit.steps, seed):
+        for places in row_order(len(own), fit.batch, fit.steps, seed):
             torch.nn.functional.cross_entropy(start.model(x[places]), y[places]).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

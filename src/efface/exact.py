@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from efface.core import files, registry
+from efface.core import digest, files, registry
 from efface.core.context import Context, silent
 from efface.core.errors import BadRows, EffaceError, Missing
 from efface.families import lineage
@@ -115,7 +115,7 @@ def _switched_off(folder: Path, record: Lineage, gone: Collection[int]) -> Linea
             piece = piece.model_copy(update={"active": False, "files": {}})
         pieces.append(piece)
     after = record.model_copy(update={"pieces": pieces, "deleted": list(gone)})
-    _serve(folder, [[folder / next(iter(piece.files)) for piece in chain] for chain in longest(after).values() if chain])
+    _serve(folder, longest(record), longest(after), (_name(record.deleted), _name(gone)))
     return after
 
 
@@ -123,7 +123,7 @@ def longest(record: Lineage) -> dict[int, list[Piece]]:
     """The sequence with most stages left of each shard, the first of equals; empty where none is left."""
     chains: dict[tuple[int, int], list[Piece]] = {}
     for piece in record.pieces:
-        shard, number, _ = _place(piece.name)
+        shard, number, _ = place_of(piece.name)
         chain = chains.setdefault((shard, number), [])
         if piece.active:
             chain.append(piece)
@@ -134,7 +134,7 @@ def longest(record: Lineage) -> dict[int, list[Piece]]:
     return best
 
 
-def _place(name: str) -> tuple[int, int, int]:
+def place_of(name: str) -> tuple[int, int, int]:
     """Shard, sequence and stage in the name of a piece."""
     found = re.fullmatch(r"shard(\d+)-(?:sequence(\d+)-stage|slice)(\d+)", name)
     if found is None:
@@ -143,26 +143,41 @@ def _place(name: str) -> tuple[int, int, int]:
     return int(shard), int(number or 1), int(stage)
 
 
-def _serve(folder: Path, chains: Sequence[Sequence[Path]]) -> None:
-    """Swap the model folder for one that holds these stages alone. A base is linked and not copied, since files are never changed."""
+def _serve(folder: Path, was: dict[int, list[Piece]], now: dict[int, list[Piece]], without: tuple[str, str]) -> None:
+    """Swap the model folder for one that holds these stages alone. What stays is linked and not copied, since files are never changed.
+
+    `without` names the rows that were deleted before and those that are deleted now.
+    """
     from efface.families import ensemble, stages
 
     old = folder / "model"
+    living = [shard for shard, chain in now.items() if chain]
+    places = {shard: [(folder / next(iter(piece.files))).parent for piece in now[shard]] for shard in living}
     with files.whole_folder(old) as fresh:
         if (old / stages.CONFIG).exists():  # a language model with one adapter
             _link(old, fresh, (stages.CONFIG, stages.ADAPTER))
             base: Any = files.read_json(old / stages.CONFIG)
-            if chains:
-                stages.join(fresh, [path.parent for path in chains[0]], base["base_model_name_or_path"])
+            if living:
+                stages.join(fresh, places[living[0]], base["base_model_name_or_path"])
             else:
                 stages.silence(old, fresh)
             return
         _link(old / "base", fresh / "base")
-        for number, chain in enumerate(chains, start=1):
+        held: Any = files.read_json(old / "config.json")
+        usable = held.get("without", "") == without[0]  # or else a call was killed after it had swapped the model
+        before = {shard: number for number, shard in enumerate((shard for shard, chain in was.items() if chain), start=1)}
+        for number, shard in enumerate(living, start=1):
             place = fresh / f"member-{number}"
-            place.mkdir()
-            stages.join(place, [path.parent for path in chain])
-        ensemble.write_config(fresh, "logits", [1] * len(chains))
+            if usable and was[shard] == now[shard]:
+                _link(old / f"member-{before[shard]}", place)
+            else:
+                place.mkdir()
+                stages.join(place, places[shard])
+        ensemble.write_config(fresh, "logits", [1] * len(living), without[1])
+
+
+def _name(deleted: Collection[int]) -> str:
+    return digest.of_value(sorted(deleted)) if deleted else ""
 
 
 def _link(source: Path, target: Path, but: Collection[str] = ()) -> None:
@@ -183,7 +198,7 @@ def _retrained(folder: Path, record: Lineage, gone: Collection[int], device: str
     """Train what saw these rows again without them, and serve with it."""
     from efface.families import module_files
 
-    start, found = module_files.load(folder / "start", device), lineage.read_rows(folder, record)
+    start, found = module_files.load(folder / "start", device), lineage.read_rows(folder, record, gone)
     ctx = Context(seed=record.seed, device=device, folder=folder, progress=progress)
     recipe: Any = registry.load("recipe", record.recipe).set(record.settings)
     served, after = recipe.build(start, found, gone, ctx)
@@ -205,10 +220,10 @@ def _told(before: Lineage, after: Lineage, fresh: Sequence[int], known: Sequence
     head = f"deleted: {_count(fresh, 'row')} ({len(after.deleted)} in all){again}"
     said: tuple[str, ...]
     if after.kind == "sisa":
-        living = [piece for piece in after.pieces if _place(piece.name)[2] == after.settings["slices"] and piece.rows]
+        living = [piece for piece in after.pieces if place_of(piece.name)[2] == after.settings["slices"] and piece.rows]
         serving, left = len(living), None
         said = (
-            f"{head}; {_count(trained, 'piece')} of {len(after.pieces)} {'was' if len(trained) == 1 else 'were'} trained again, in {_count({_place(name)[0] for name in trained}, 'shard')}",
+            f"{head}; {_count(trained, 'piece')} of {len(after.pieces)} {'was' if len(trained) == 1 else 'were'} trained again, in {_count({place_of(name)[0] for name in trained}, 'shard')}",
             f"served: {serving} of {after.settings['shards']} shards, from {sum(len(piece.rows) for piece in living)} rows",
             f"left: no limit; a further deletion costs up to {_count(range(int(str(after.settings['slices']))), 'stage')} of one shard",
         )
@@ -234,7 +249,7 @@ def _told_s3t(before: Lineage, after: Lineage, head: str, stopped: int) -> tuple
 
 def remaining(record: Lineage, whole: bool = False) -> float:
     """Deletions to expect until no shard of an s3t run answers; with `whole`, as when none had been deleted."""
-    firsts = {(_place(piece.name)[0], tuple(piece.rows)) for piece in record.pieces if not piece.after and (piece.active or whole)}
+    firsts = {(place_of(piece.name)[0], tuple(piece.rows)) for piece in record.pieces if not piece.after and (piece.active or whole)}
     return sequences.capacity(int(str(record.settings["shards"])), int(str(record.settings["slices"])), len(firsts))
 
 

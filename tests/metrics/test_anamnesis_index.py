@@ -34,7 +34,7 @@ def test_steps_by_hand():
     """
     found = index(line(0.3))
     assert found.value == pytest.approx(2 / 5) and (found.low, found.high, found.why, found.n) == (None, None, "", 4)
-    assert found.parts == pytest.approx({"steps": 2, "reference_steps": 5, "cap": 1000, "level": 0.55, "start": 0.7, "reference_start": 1.0})
+    assert found.parts == pytest.approx({"steps": 2, "reference_steps": 5, "cap": 600, "level": 0.55, "start": 0.7, "reference_start": 1.0})
 
 
 def test_looked_at_after_steps_alone():

@@ -17,9 +17,7 @@ what the random one can't: the original knows every wrong label, a retrained mod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -27,11 +25,12 @@ from efface.core.card import Card
 from efface.core.config import Config, Fit
 from efface.core.context import Context
 from efface.core.types import Benchmark, Case, Data, Request, Row
+from efface.families import scenarios
 from efface.families.classifier import Classifier
 from efface.families.networks import MLP, seeded
 from efface.families.references import trained
+from efface.families.scenarios import Scenario, Split
 
-Scenario = Literal["class", "random", "noisy", "subclass"]
 TRAIN, RANDOM = 1297, 130
 """Rows to train on, and of them those that the random and the noisy scenario forget."""
 
@@ -47,16 +46,6 @@ class DigitsConfig(Config):
     """Optimizer settings of original and references, but in the noisy scenario."""
     noisy_fit: Fit = Fit(lr=1e-2, steps=1400, batch=64, schedule="linear", clip=0, precision="no")
     """Optimizer settings of original and references in the noisy scenario: long enough to learn wrong labels by heart."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """The rows of one scenario. `test` holds what must still be known."""
-
-    forget: Sequence[Row]
-    keep: Sequence[Row]
-    unseen: Sequence[Row]
-    test: Sequence[Row]
 
 
 class Digits(Benchmark[DigitsConfig]):
@@ -91,41 +80,15 @@ def split(scenario: Scenario = "class", digit: int = 3) -> Split:
     order = np.random.RandomState(0).permutation(len(images))  # noqa: NPY002  its stream is frozen, where the new generators' may change
     rows: list[Row] = [{"x": (images[place] / 16).tolist(), "y": int(labels[place])} for place in order]
     train, test = rows[:TRAIN], rows[TRAIN:]
-    if scenario == "random":
-        return Split(train[:RANDOM], train[RANDOM:], test[:RANDOM], test[RANDOM:])
-    if scenario == "noisy":
-        return Split(mislabeled(train[:RANDOM], 1), train[RANDOM:], mislabeled(test[:RANDOM], 2), test[RANDOM:])
-    forget, keep = _parted(train, digit)
-    unseen, rest = _parted(test, digit)
-    if scenario == "subclass":
-        return Split(*(_paired(part) for part in (forget, keep, unseen, rest)))
-    return Split(forget, keep, unseen, rest)
+    return scenarios.part(train, test, scenario, scenarios.Rules(digit, RANDOM, [digit // 2 for digit in range(10)]))
 
 
 def request(parts: Split, scenario: Scenario, digit: int = 3) -> Request:
     """The request of a scenario."""
-    named: dict[str, Any] = {"kind": "class", "names": (str(digit),)} if scenario == "class" else {}
-    return Request(forget=Data.inline(parts.forget), keep=Data.inline(parts.keep), unseen=Data.inline(parts.unseen), **named)
+    return scenarios.request(parts, scenario, digit)
 
 
 def network(seed: int, outputs: int = 10) -> Classifier:
     """An untrained network."""
     shape: dict[str, Any] = {"inputs": 64, "hidden": [128, 64], "outputs": outputs}
     return Classifier(seeded(MLP, seed, **shape), shape)
-
-
-def mislabeled(rows: Sequence[Row], seed: int, classes: int = 10) -> list[Row]:
-    """The rows with a wrong label each, any of the others alike; the right one stays as column "clean"."""
-    import numpy as np
-
-    shifts = np.random.RandomState(seed).randint(1, classes, len(rows))  # noqa: NPY002  as above
-    return [{**row, "y": (int(str(row["y"])) + int(shift)) % classes, "clean": row["y"]} for row, shift in zip(rows, shifts, strict=True)]
-
-
-def _parted(rows: Sequence[Row], digit: int) -> tuple[list[Row], list[Row]]:
-    return [row for row in rows if row["y"] == digit], [row for row in rows if row["y"] != digit]
-
-
-def _paired(rows: Sequence[Row]) -> list[Row]:
-    """The rows with the pair of their digit as label; the digit itself stays as column "fine"."""
-    return [{**row, "y": int(str(row["y"])) // 2, "fine": row["y"]} for row in rows]

@@ -37,6 +37,8 @@ class Card:
     """Capabilities a subject must have, by name."""
     uses: tuple[str, ...] = ()
     """Request fields and baselines it reads."""
+    made_by: str = ""
+    """Recipe that must have trained the model; "" when any model will do."""
     access: Access = "none"
     """For attacks: what the adversary sees."""
     better: Literal["", "higher", "lower", "as-reference"] = ""

@@ -30,6 +30,8 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self, outputs: int = 1000, dropout: float = 0.2) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.spread: Tensor
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("spread", torch.tensor(SPREAD).view(3, 1, 1), persistent=False)
         self.stem = _convolution(3, 32, 3, 2)

@@ -99,9 +99,10 @@ class Ensemble(Subject):
         write_config(folder, self.combine, self.counts)
 
 
-def write_config(folder: Path, combine: str, counts: Sequence[int]) -> None:
-    """Write the config.json of an ensemble whose members stand in the folder."""
-    files.write_json(folder / "config.json", {"family": "classifier", "arch": ARCH, "combine": combine, "counts": list(counts)})
+def write_config(folder: Path, combine: str, counts: Sequence[int], without: str = "") -> None:
+    """Write the config.json of an ensemble whose members stand in the folder; `without` names the rows that were deleted from it."""
+    more = {"without": without} if without else {}
+    files.write_json(folder / "config.json", {"family": "classifier", "arch": ARCH, "combine": combine, "counts": list(counts), **more})
 
 
 def load(folder: Path, config: Mapping[str, Any], device: str = "auto") -> Ensemble:

@@ -129,26 +129,31 @@ def write(folder: Path, record: Lineage) -> None:
 
 def write_rows(folder: Path, found: Training) -> None:
     """Write where the rows came from, and the digest of each."""
-    files.write_json(folder / "rows.json", {"sources": found.sources, "digests": found.digests})
+    _write_digests(folder, found.sources, {str(number): text for number, text in found.digests.items()})
 
 
 def forget_digests(folder: Path, deleted: Collection[int]) -> None:
     """Take the digests of deleted rows out of rows.json: a short row can be guessed from its digest."""
-    path = folder / "rows.json"
-    held: Any = files.read_json(path)
-    kept = {number: text for number, text in held["digests"].items() if int(number) not in set(deleted)}
+    held: Any = files.read_json(folder / "rows.json")
+    gone = set(deleted)
+    kept = {number: text for number, text in held["digests"].items() if int(number) not in gone}
     if len(kept) < len(held["digests"]):
-        files.write_json(path, {**held, "digests": kept})
+        _write_digests(folder, held["sources"], kept)
 
 
-def read_rows(folder: Path, record: Lineage) -> Training:
-    """The rows of a run, read again. What stands in the place of a deleted row does not matter; any other must be as it was.
+def _write_digests(folder: Path, sources: Sequence[Mapping[str, str]], digests: Mapping[str, str]) -> None:
+    files.write_text(folder / "rows.json", json.dumps({"sources": sources, "digests": digests}) + "\n")
+
+
+def read_rows(folder: Path, record: Lineage, going: Collection[int] = ()) -> Training:
+    """The rows of a run, read again. What stands in the place of a deleted row, or of one that is going, does not matter; any other
+    must be as it was.
 
     Raises Missing or BadRows, naming the row.
     """
     held: Any = files.read_json(folder / "rows.json")
-    expected = {int(number): text for number, text in held["digests"].items()}
-    known = record.known
+    gone, known = set(going), record.known
+    expected = {int(number): text for number, text in held["digests"].items() if int(number) not in gone}
     one_file = len({source["source"] for source in held["sources"]}) == 1
     whole: list[Row] = []
     for source in held["sources"][:1] if one_file else held["sources"]:

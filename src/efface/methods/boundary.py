@@ -91,8 +91,8 @@ class Boundary(Method[BoundaryConfig]):
 def nearest(subject: Any, rows: Sequence[Row], bound: float) -> list[Row]:
     """The rows that one step of the sign of the gradient moves into another class, labeled with that class."""
     found: list[Row] = []
-    whole = subject.encode(rows).x
-    low, high = float(whole.min()), float(whole.max())
+    ends = [(float(x.min()), float(x.max())) for x in (subject.encode(piece).x for piece in chunks(rows))]
+    low, high = min(least for least, _ in ends), max(most for _, most in ends)
     for piece in chunks(rows):
         batch = subject.encode(piece)
         x = batch.x.clone().requires_grad_(True)

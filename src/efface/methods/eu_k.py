@@ -8,7 +8,7 @@ too. The frozen part is a fixed function: its batch normalization keeps its stat
 
 Initial weights are those that the model had before training. They can be had when the seed that drew them is given
 (`seed`); without it new random weights of the same distribution are drawn, which is what retraining with another seed does.
-With k = all layers and the seed, this is retraining.
+With k = all layers and the seed, this is retraining. A model that began from pretrained weights gets random ones here.
 
 Paper: lr .01, trained as long as the original was; set fit to the original's settings.
 """

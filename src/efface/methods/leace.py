@@ -62,8 +62,8 @@ class LEACE(Method[LEACEConfig]):
     card = Card(
         name="leace", title="Least-squares concept erasure", paper="arXiv:2306.03819", families=("classifier", "regressor"), needs=("features", "weights"),
         uses=("forget", "keep"), extra="concepts",
-        departs="one eraser, before the head, folded into it, where the paper scrubs every layer; the package's bound on the variance is off, "
-        "because it can leave part of z in",
+        departs="one eraser, before the head, folded into it, where the paper also scrubs every layer of language models; correlations below 1e-6 are "
+        "left in, where the package leaves those below 0.01",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:
@@ -114,11 +114,7 @@ def eraser(x: Tensor, z: Tensor, config: LEACEConfig, affine: bool) -> Eraser:
     """The eraser of z (rows, k) from x (rows, d)."""
     from concept_erasure import LeaceFitter
 
-    fitter = LeaceFitter(
-        x.shape[1], z.shape[1], method=config.method, affine=affine, constrain_cov_trace=False, shrinkage=False, svd_tol=config.tolerance,
-        dtype=torch.float64,
-    )
-    found = fitter.update(x, z).eraser
+    found = LeaceFitter(x.shape[1], z.shape[1], method=config.method, affine=affine, svd_tol=config.tolerance, dtype=torch.float64).update(x, z).eraser
     projection = found.P
     shift = found.bias - projection @ found.bias if found.bias is not None else torch.zeros(x.shape[1], dtype=torch.float64)
     return Eraser(projection, shift, int(torch.linalg.matrix_rank(torch.eye(x.shape[1]).double() - projection)))

@@ -11,9 +11,10 @@ One optimizer serves all passes: the large second moments that the maximizing pa
 passes after them, and with moments that begin anew the student is back where it was after one pass over the keep rows.
 
 Zero-gradient start: the divergence is at its minimum where s = t, so without dropout or batch normalization the first
-maximizing pass has no gradient; at sane learning rates such a student never moves. `start="auto"` measures that gradient and,
-where it is a rounding error, first adds to each weight tensor noise of `jitter` times its root mean square; "max" begins as
-published, and warns; "min" begins with a keep pass, which moves the student as well.
+maximizing pass has no gradient: SGD never moves, and Adam moves by rounding errors. `start="auto"` measures that gradient
+and, where it is nothing, first adds to each weight tensor noise of `jitter` times its root mean square; "max" begins as
+published, and warns; "min" begins with a keep pass, which moves the student as well. From so near a minimum the way up may
+also lead to more certainty instead of less, a dead end: a run that has not forgotten wants another seed or start.
 
 SCRUB+R (`rewind`): of the states after each keep pass, the one whose error on the forget rows is closest to the error that
 the last state has on the unseen rows: a row can give itself away by being too wrong as well.

@@ -28,7 +28,7 @@ from efface.core.config import Config, Fit
 from efface.core.context import Context
 from efface.core.errors import Diverged, Unfit
 from efface.core.types import Method, Request, Row
-from efface.families.module import Batch
+from efface.families.module import Batch, chunks
 from efface.ops.loop import descend
 
 
@@ -112,7 +112,8 @@ def _classes(subject: Any, forget: Sequence[Row], keep: Sequence[Row]) -> list[i
     """The classes to forget; Unfit where noise has no place, or a class is not forgotten whole."""
     if getattr(subject, "tokenizer", None) is not None:
         raise Unfit("unsir learns noise in the space of the inputs, and a text has none; take random_label or salun")
-    subject.encode([*forget, *keep])  # names the first row that does not fit
+    for piece in (*chunks(forget), *chunks(keep)):
+        subject.encode(piece)  # raises for a row that does not fit
     classes = sorted({int(row["y"]) for row in forget})  # type: ignore[call-overload]
     for label in classes:
         if left := sum(row["y"] == label for row in keep):

@@ -39,7 +39,7 @@ class AnamnesisIndexConfig(Config):
     """By what share the loss on the held-out rows may still exceed the original's."""
     rows: int = Field(200, ge=1)
     """Most held-out rows, evenly spaced."""
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(600, ge=1)
     """Most steps of relearning."""
     lr: float = Field(1e-3, gt=0)
     """Learning rate of Adam."""
@@ -60,7 +60,7 @@ class AnamnesisIndex(Metric[AnamnesisIndexConfig]):
     card = Card(
         name="anamnesis_index", title="Anamnesis index", paper="arXiv:2201.05629", families=("classifier", "regressor"),
         needs=("losses", "weights"), uses=("forget", "keep", "unseen", "original", "reference"), better="as-reference",
-        departs="loss for classifiers too, where the paper has accuracy; at most 1000 steps of 64 rows, where the code has 10 epochs of 256",
+        departs="loss for classifiers too, where the paper has accuracy; at most 600 steps of 64 rows, where the code has 10 epochs of 256",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Measurement:

@@ -43,9 +43,12 @@ def magnitude(weights: Mapping[str, Tensor], count: int, least: float = 0.0) -> 
     share of it (rounded up), come before all others.
     """
     scores = {name: weight.detach().abs() for name, weight in weights.items()}
-    for name, score in scores.items() if least else ():
-        own = _largest({name: score}, math.ceil(least * score.numel()))[name]
-        scores[name] = torch.where(own, torch.inf, score)
+    floors = {name: math.ceil(least * score.numel()) for name, score in scores.items()}
+    if sum(floors.values()) > count:
+        raise BadConfig(f"{count} weights are to stay in all, and {sum(floors.values())} as a share of {least:g} of each layer; lower the rate or the share")
+    for name, floor in floors.items():
+        if floor:
+            scores[name] = torch.where(_largest({name: scores[name]}, floor)[name], torch.inf, scores[name])
     return _largest(scores, count)
 
 

@@ -99,7 +99,7 @@ def unfit(starts: Sequence[Any], batch: Any, members: Sequence[Sequence[int]], s
         return "the copies differ in shape"
     pair = [start.model for start in (starts[0], starts[-1])]
     try:
-        places = torch.tensor(list(members[0]))[next(_order(len(members[0]), fit.batch, 1, seeds[0]))].to(batch.labels.device).expand(2, -1)
+        places = torch.tensor(list(members[0]))[next(row_order(len(members[0]), fit.batch, 1, seeds[0]))].to(batch.labels.device).expand(2, -1)
         x, labels = batch.x[places], batch.labels[places]
         one = _Losses(starts[0], batch)
         with torch.no_grad(), _training(starts[0].model):
@@ -119,7 +119,7 @@ def _together(starts: Sequence[Any], batch: Any, members: Sequence[Sequence[int]
     optimizer = optimizer_for(list(parameters.values()), fit)
     losses = vmap(_calling(_Losses(starts[0], batch)), randomness="error")
     own = [torch.tensor(list(places)) for places in members]
-    orders = [_order(len(places), fit.batch, fit.steps, seed) for places, seed in zip(members, seeds, strict=True)]
+    orders = [row_order(len(places), fit.batch, fit.steps, seed) for places, seed in zip(members, seeds, strict=True)]
     with _training(starts[0].model):
         for step in ctx.progress(range(fit.steps), f"training {len(starts)} models side by side", fit.steps):
             places = torch.stack([mine[next(order)] for mine, order in zip(own, orders, strict=True)]).to(batch.labels.device)  # (K, B)
@@ -171,7 +171,7 @@ class _training:
         self.model.train(self.before)
 
 
-def _order(count: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:
+def row_order(count: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:
     """Places of the rows of each step, as `loop.draw` gives them for a run with this seed, without shuffling anew at every step."""
     own, held = digest.seed_from(seed, "rows", POOL), torch.empty(0, dtype=torch.long)
     epoch = 0

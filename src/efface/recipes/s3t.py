@@ -138,7 +138,10 @@ class S3T(Recipe[S3TConfig]):
         if place is not None:
             adapter, top = stages.read(place)
         else:
-            adapter, top = self._stage(start, plan, chain, [found.rows[row] for row in rows], seed, ctx)
+            began, own = time.monotonic(), ctx.alone(seed=seed, folder=None, progress=silent, curve=[])
+            adapter, top = self._stage(start, plan, chain, [found.rows[row] for row in rows], own)
+            last = {"loss": own.curve[-1]["loss"]} if own.curve else {}
+            ctx.log(step=len(ctx.curve), shard=shard + 1, sequence=number + 1, stage=len(chain) + 1, rows=len(rows), seconds=time.monotonic() - began, **last)
             with store.new(name, key) as folder:
                 if folder is not None:
                     stages.write(folder, adapter, top, self._shape(), getattr(start, "base", "") or "base")
@@ -164,11 +167,10 @@ class S3T(Recipe[S3TConfig]):
         dealt = [[[numbers[at] for at in piece] for piece in shard] for shard in sequences.deal(len(numbers), shards, slices, seed)]
         return Plan(config, stages.groups(start, slices, given.modules), stages.head(start), dealt, orders)
 
-    def _stage(self, start: Any, plan: Plan, chain: list[Link], rows: list[Any], seed: int, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _stage(self, start: Any, plan: Plan, chain: list[Link], rows: list[Any], ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Train one stage on top of those before it and return its adapter and head."""
-        began, group = time.monotonic(), plan.groups[len(chain)]
-        own = ctx.alone(seed=seed, folder=None, progress=silent, curve=[])
-        after = self._stacked(start, plan, chain, len(chain) + 1, own.seed_for("adapter"))
+        group = plan.groups[len(chain)]
+        after = self._stacked(start, plan, chain, len(chain) + 1, ctx.seed_for("adapter"))
         for parameter in stages.trained(after, group, plan.head).values():
             parameter.requires_grad_(True)
         fixed = [part for part in after.model.modules() if hasattr(part, "track_running_stats")]
@@ -178,9 +180,7 @@ class S3T(Recipe[S3TConfig]):
                 part.eval()
             return {"loss": after.losses(batches["rows"]).mean()}
 
-        descend(after, {"rows": rows}, loss, self.config.fit, own)
-        last = {"loss": own.curve[-1]["loss"]} if own.curve else {}
-        ctx.log(step=len(ctx.curve), stage=len(chain) + 1, rows=len(rows), seconds=time.monotonic() - began, **last)
+        descend(after, {"rows": rows}, loss, self.config.fit, ctx)
         return stages.adapter_of(after, group), stages.head_of(after, plan.head)
 
     def _stacked(self, start: Any, plan: Plan, chain: list[Link], count: int, seed: int) -> Any:

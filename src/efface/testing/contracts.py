@@ -152,6 +152,7 @@ def card_is_true(kind: str, name: str) -> None:
     _expect(card.name == name.split("/")[-1], f"the card says {card.name!r}; the file is named {name.split('/')[-1]!r}")
     _expect(bool(card.title), f"{name} has no title")
     _expect(bool(card.families), f"{name} names no family")
+    _expect(not card.made_by or card.made_by in registry.names("recipe"), f"{name} names the recipe {card.made_by!r}, and there is none")
     for what, given, known in (("capability", card.needs, set(CAPABILITIES)), ("use", card.uses, USES), ("extra", (card.extra,), {"", *registry.EXTRAS})):
         for word in given:
             _expect(word in known, f"{name} names the {what} {word!r}; there are: {', '.join(sorted(known))}")
@@ -231,7 +232,7 @@ class Outcome:
 def _outcomes(kind: str, name: str, family: str, again: bool = False) -> Sequence[Outcome]:
     """The runs on those of the family's tiny subjects that fit. `again` is a second time with the same seed."""
     trial, found = trials()[family], []
-    for subject in trial.subjects.values():
+    for subject in _made(registry.card(kind, name).made_by, family):
         if _fits(registry.load(kind, name)(), subject, trial.request):
             before = _state(trial, subject)
             result = _run(kind, name, subject, trial, _context(trial))
@@ -239,6 +240,18 @@ def _outcomes(kind: str, name: str, family: str, again: bool = False) -> Sequenc
             changed = tuple(what for what in before if before[what] != after[what])
             found.append(Outcome(subject, result, changed, len(getattr(result, "lineage", ()))))
     return found
+
+
+@functools.cache
+def _made(recipe: str, family: str) -> Sequence[Subject]:
+    """The family's tiny subjects, after training by `recipe` where one is named."""
+    trial = trials()[family]
+    if not recipe:
+        return list(trial.subjects.values())
+    system: Any = registry.load("recipe", recipe)
+    settings = {setting: value for setting, value in QUICK.items() if setting in field_names(system.Config)}
+    fitting = [subject for subject in trial.subjects.values() if _fits(system(), subject, trial.request)]
+    return [api.train(subject, trial.request, recipe, settings, _context(trial)) for subject in fitting]
 
 
 def runs(kind: str, name: str, family: str) -> None:

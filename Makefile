@@ -1,5 +1,6 @@
 # make install   creates .venv from requirements.lock, once
 # make demo      makes a real language model forget four invented authors, and proves the result
+# make demo-classifier   makes a small classifier forget a class, then deletes rows exactly, with a certificate; under a minute
 # make test      runs the tests: the fast ones, then the slow ones
 # make check     ruff, mypy, shape and layers, in seconds
 # make docs      regenerates the catalogue and the README's table
@@ -12,7 +13,7 @@ STAMP := .venv/installed
 PIP := $(BIN)/pip --disable-pip-version-check -qq install
 SLOW_SECONDS ?= 2400
 
-.PHONY: install demo test fast slow check docs all clean
+.PHONY: install demo demo-classifier test fast slow check docs all clean
 
 install: $(STAMP)
 
@@ -29,6 +30,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: install
 	@$(BIN)/efface demo --out demo-run
+
+demo-classifier: install
+	@$(BIN)/efface demo --what classifier --out demo-classifier-run
 
 test: fast slow
 
@@ -51,5 +55,5 @@ docs: install
 all: check test
 
 clean:
-	rm -rf .venv demo-run build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/efface.egg-info
+	rm -rf .venv demo-run demo-classifier-run build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/efface.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

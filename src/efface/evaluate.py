@@ -24,7 +24,7 @@ from efface.core.rows import layout
 from efface.core.types import Measurement, Report, Request, Row, Subject, System
 from efface.evidence import FORGET, KEEP, NEW_TOKENS, evidence
 from efface.families import forms, passes
-from efface.verdict import Evidence, judge
+from efface.verdict import PRIVACY, Evidence, judge
 
 log = logging.getLogger("efface")
 
@@ -44,11 +44,23 @@ def prove(candidate: Subject, request: Request, ctx: Context, suite: Sequence[st
     verdict = judge(Evidence() if missing else evidence(candidate, request, ctx), why)
     if candidate.shields:
         verdict = verdict.model_copy(update={"line": f"Guarded, the weights still know. {verdict.line}"})
-    return Report(
+    return _with_strongest(Report(
         title=title, verdict=verdict, request=request, steps=candidate.lineage, measurements=measurements,
         samples=tuple(_samples(subjects, request, ctx)), curve=tuple(ctx.curve), environment=environment(ctx),
         seconds={"prove": time.monotonic() - began},
-    )
+    ))
+
+
+def _with_strongest(report: Report) -> Report:
+    """The report, whose first line says so when the margins hold and an attack besides still tells the model from a retrained one."""
+    from efface.report import build
+
+    worst = build.view(report).worst
+    if report.verdict.word != "forgotten" or worst is None or worst.distance is None or abs(worst.distance) <= PRIVACY:
+        return report
+    mine, reference = worst.cells["candidate"], worst.cells["reference"]
+    line = f"{report.verdict.line} Yet an attack tells it from such a model: {worst.name} gives {mine.text}, and {reference.text} there."
+    return report.model_copy(update={"verdict": report.verdict.model_copy(update={"line": line})})
 
 
 def default_suite(subject: Subject) -> list[str]:

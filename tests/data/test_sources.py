@@ -9,7 +9,7 @@ from efface.data.sources import SOURCES, find
 
 
 def test_names_differ_and_are_found():
-    assert len({source.name for source in SOURCES}) == len(SOURCES) >= 8
+    assert len({source.name for source in SOURCES}) == len(SOURCES) >= 7
     assert {"fashion-mnist", "efficientnet-lite0", "openpeople", "mnist-5k"} <= {source.name for source in SOURCES}
     assert all(find(source.name) is source for source in SOURCES)
     with pytest.raises(UnknownName, match="did you mean openpeople"):

@@ -76,7 +76,7 @@ def test_alignment_does_not_feel_the_size_of_embeddings():
 
 def test_decoders():
     """The sigmoid cannot leave 0..1, which the embeddings do, so its autoencoder fits them worse."""
-    made = Autoencoder(4, 2, "sigmoid")(100 * torch.ones(1, 4), torch.zeros(1, 2))[0]
+    made = Autoencoder(4, 2, "sigmoid")(100 * torch.ones(1, 4), torch.zeros(1, 2))[0].detach()
     assert 0 <= float(made.min()) and float(made.max()) <= 1
     losses = {}
     for decoder in ("linear", "sigmoid"):

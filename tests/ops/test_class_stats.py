@@ -103,7 +103,7 @@ def test_numbers_that_are_not_finite_are_refused(bad):
     labels = np.zeros(12, int)
     calls = [
         lambda: class_stats.softmax(rows), lambda: class_stats.cross_entropy(rows, labels), lambda: class_stats.lira_scaling(rows, labels),
-        lambda: class_stats.entropy(rows), lambda: class_stats.modified_entropy(rows, labels), lambda: class_stats.js(rows, rows * 0 + 0.5),
+        lambda: class_stats.entropy(rows), lambda: class_stats.modified_entropy(rows, labels), lambda: class_stats.js(rows, np.full((12, 2), 0.5)),
         lambda: class_stats.js_published(rows, rows), lambda: class_stats.activation_distance(rows, rows), lambda: class_stats.loss_attack(rows[:, 1], labels),
         lambda: class_stats.called_non_members(rows[:, 0], rows[:, 1], rows[:, 0]), lambda: class_stats.epsilon(rows[:, 1], rows[:, 0]),
         lambda: class_stats.lira(rows[:, 1], rows.T, rows.T > 0),

@@ -66,7 +66,7 @@ def test_copies_end_where_the_one_loop_brings_each_alone(build, arguments, fit, 
     together, alone = both(build, fit, arguments)
     assert together.together and together.why == ""
     assert apart(together.subjects, alone) < close
-    assert apart(together.subjects, starts(build, arguments)) > 0.01, "they did train"
+    assert apart(together.subjects, starts(build, arguments)) > 0.005, "they did train"
     assert apart(together.subjects[:1], together.subjects[1:2]) > 0.01, "and each by itself"
     assert not together.subjects[0].model.training and not any(p.requires_grad for p in together.subjects[0].model.parameters())
 

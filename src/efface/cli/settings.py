@@ -75,6 +75,8 @@ def kind_of(annotation: Any) -> str:
         return "none"
     if hasattr(annotation, "__metadata__"):
         return kind_of(inner[0])
+    if origin is dict:
+        return "JSON object"
     if origin is not None:
         return f"list of {kind_of(inner[0])}" if inner else "list"
     return str(getattr(annotation, "__name__", annotation))

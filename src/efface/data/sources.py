@@ -65,11 +65,6 @@ SOURCES = (
         "f3b1368fe03f8f9ef19f4d2eb9430aa04da896b0a0a674cb6ad012eb9356027c",
     ),
     Source(
-        "housing", "506 districts of Boston with the median value of their houses, 13 columns", "pip", "mlxtend", "0.25.0", 1, "BSD-3-Clause, Sebastian Raschka",
-        (("mlxtend/data/data/boston_housing.csv", "mlxtend/data/data/"), ("*.dist-info/licenses/LICENSE-BSD3.txt", "mlxtend-0.25.0.dist-info/licenses/")),
-        "3b7237b8eabbbe72e7290579d626d6b75c6c0a31eecc8383a7f4505d5d17bffc", note="one column was made from the share of black residents; use it to test methods, not to value houses",
-    ),
-    Source(
         "stamps", "Tux Paint's stamps: about 1,000 cut-out photographs and drawings with captions", "apt", "tuxpaint-stamps-default", "2022.06.04-1", 161,
         "GPL-2, Tux Paint contributors",
         (("usr/share/tuxpaint/stamps/*.png", "usr/share/tuxpaint/stamps/"), ("usr/share/tuxpaint/stamps/*.txt", "usr/share/tuxpaint/stamps/"), ("usr/share/doc/tuxpaint-stamps-default/copyright", "usr/share/doc/tuxpaint-stamps-default/")),

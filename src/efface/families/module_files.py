@@ -13,7 +13,7 @@ from efface.core import files
 from efface.core.errors import BadConfig, EffaceError, Missing, Unfit
 from efface.core.types import Subject
 from efface.families import estimators
-from efface.families.checkpoint import PICKLES, pick_device
+from efface.families.checkpoint import PICKLES, pick_device, quiet
 
 FAMILIES = ("classifier", "regressor")
 TASKS = {"ForImageClassification": "AutoModelForImageClassification", "ForSequenceClassification": "AutoModelForSequenceClassification"}
@@ -26,7 +26,8 @@ def save(subject: Any, folder: Path, more: Mapping[str, object] | None = None) -
 
     whole = subject.merged() if subject.adapted else subject
     if _is_transformers(whole.model):
-        whole.model.save_pretrained(folder)
+        with quiet():
+            whole.model.save_pretrained(folder)
         if getattr(whole, "tokenizer", None) is not None:
             whole.tokenizer.save_pretrained(folder)
         return
@@ -191,7 +192,8 @@ def _transformers(folder: Path, config: Mapping[str, Any], device: str) -> Subje
 
     task = task_of(config)
     try:
-        model = getattr(transformers, task).from_pretrained(folder, use_safetensors=True)
+        with quiet():
+            model = getattr(transformers, task).from_pretrained(folder, use_safetensors=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder) if "Sequence" in task else None
     except Exception as error:  # noqa: BLE001  a damaged folder may raise anything
         raise EffaceError(f"{folder} does not load: {_first_line(error)}") from None

@@ -12,6 +12,7 @@ nothing answers, and that counts as wrong. One order a shard (B = 1) is what SIS
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -49,12 +50,17 @@ def main() -> None:
     table, labels = trained(options.quick)
     curves = {budget: streams(table, labels, budget, 20 if options.quick else 300) for budget in BUDGETS}
     for budget, found in lasted.items():
-        print(f"B = {budget}: simulated {found.mean():6.1f}   formula {sequences.capacity(SHARDS, SLICES, SHARDS * budget):6.1f}")
+        say(f"B = {budget}: simulated {found.mean():6.1f}   formula {sequences.capacity(SHARDS, SLICES, SHARDS * budget):6.1f}")
     for budget, curve in curves.items():
-        print(f"B = {budget}: accuracy after 0, 25, 50, 75, 100, 125 deletions: {', '.join(f'{curve[at]:.3f}' for at in range(0, 126, 25))}")
+        say(f"B = {budget}: accuracy after 0, 25, 50, 75, 100, 125 deletions: {', '.join(f'{curve[at]:.3f}' for at in range(0, 126, 25))}")
     with plt.rc_context(STYLE):
         draw(lasted, curves, options.out)
-    print(f"{options.out} written after {time.monotonic() - began:.0f} s")
+    say(f"{options.out} written after {time.monotonic() - began:.0f} s")
+
+
+def say(line: str) -> None:
+    """Write one line to standard output."""
+    sys.stdout.write(f"{line}\n")
 
 
 def trained(quick: bool) -> tuple[Table, np.ndarray]:

@@ -157,6 +157,19 @@ def test_a_row_is_deleted_once(run):
     assert again.said[0].startswith("deleted: 0 rows (1 in all); 1 row had been deleted before")
 
 
+def test_rows_that_equal_a_deleted_one_are_named(tmp_path):
+    """They are still learned, and whoever wants the content gone must know."""
+    rows = [ROWS[0], *ROWS[1:10], ROWS[0], ROWS[0]]
+    Path(tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    start = Classifier(seeded(MLP, 0, **SHAPE), SHAPE)
+    ctx = Context(device="cpu", folder=tmp_path / "run")
+    api.train(start, Request(keep=Data.file(tmp_path / "rows.jsonl")), "s3t", SETTINGS["s3t"], ctx)
+    one = exact.delete(tmp_path / "run", [1])
+    assert one.twins == (11, 12)
+    assert one.said[3] == "note: 2 rows (11, 12) hold the same as a deleted row and are still learned; delete them too if the content must go"
+    assert exact.delete(tmp_path / "run", [11, 12]).twins == ()
+
+
 def test_all_rows_of_sisa(run):
     folder = run("sisa")
     done = exact.delete(folder, range(1, 41), "cpu")

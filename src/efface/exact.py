@@ -46,6 +46,8 @@ class Deletion:
     """Pieces that were trained again."""
     serving: int
     """Shards that answer."""
+    twins: tuple[int, ...]
+    """Rows that hold exactly what a row deleted now did, and are still learned."""
     left: float | None
     """Deletions to expect until no shard answers; None where there is no end to them."""
     said: tuple[str, ...]
@@ -71,8 +73,8 @@ def delete(run: str | Path, rows: Iterable[int], device: str = "auto", progress:
             for name in VIEWS:  # they speak of a model that no longer answers
                 (folder / name).unlink(missing_ok=True)
         Store(folder).sweep(after.pieces)
-        lineage.forget_digests(folder, gone)
-    return _told(record, after, fresh, [row for row in asked if row not in fresh])
+        twins = lineage.forget_digests(folder, gone)
+    return _told(record, after, (fresh, [row for row in asked if row not in fresh], twins))
 
 
 def read_ids(path: Path) -> list[int]:
@@ -162,8 +164,8 @@ def _serve(folder: Path, was: dict[int, list[Piece]], now: dict[int, list[Piece]
             else:
                 stages.silence(old, fresh)
             return
-        _link(old / "base", fresh / "base")
-        held: Any = files.read_json(old / "config.json")
+        _link(old / "base" if old.exists() else folder / "start", fresh / "base")
+        held: Any = files.read_json(old / "config.json") if old.exists() else {"without": None}
         usable = held.get("without", "") == without[0]  # or else a call was killed after it had swapped the model
         before = {shard: number for number, shard in enumerate((shard for shard, chain in was.items() if chain), start=1)}
         for number, shard in enumerate(living, start=1):
@@ -210,8 +212,9 @@ def _retrained(folder: Path, record: Lineage, gone: Collection[int], device: str
 # -- what is said -------------------------------------------------------------------------------------------------------------
 
 
-def _told(before: Lineage, after: Lineage, fresh: Sequence[int], known: Sequence[int]) -> Deletion:
-    """The deletion in numbers and words."""
+def _told(before: Lineage, after: Lineage, rows: tuple[Sequence[int], Sequence[int], Sequence[int]]) -> Deletion:
+    """The deletion in numbers and words. `rows` are those deleted now, those deleted before, and those that equal them."""
+    fresh, known, twins = rows
     was = {piece.name: piece.files for piece in before.pieces if piece.active}
     now = {piece.name: piece.files for piece in after.pieces if piece.active}
     changed = [name for name, held in was.items() if now.get(name) != held]
@@ -229,7 +232,11 @@ def _told(before: Lineage, after: Lineage, fresh: Sequence[int], known: Sequence
         )
     else:
         serving, left, said = _told_s3t(before, after, head, len(changed))
-    return Deletion(tuple(fresh), tuple(known), tuple(changed) if after.kind == "s3t" else (), tuple(trained), serving, left, said)
+    if twins:
+        named = ", ".join(map(str, twins[:5])) + (" ..." if len(twins) > 5 else "")
+        verb, hold = ("are", "hold") if len(twins) > 1 else ("is", "holds")
+        said += (f"note: {_count(twins, 'row')} ({named}) {hold} the same as a deleted row and {verb} still learned; delete {'them' if len(twins) > 1 else 'it'} too if the content must go",)
+    return Deletion(tuple(fresh), tuple(known), tuple(changed) if after.kind == "s3t" else (), tuple(trained), serving, tuple(twins), left, said)
 
 
 def _told_s3t(before: Lineage, after: Lineage, head: str, stopped: int) -> tuple[int, float, tuple[str, ...]]:

@@ -69,7 +69,7 @@ def test_no_run_and_no_file(efface, tmp_path, run):
 
 def test_it_hands_on_what_it_is_given(efface, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(exact, "delete", lambda *given: asked.append(given[:3]) or exact.Deletion((), (), (), (), 1, None, ("done",)))
+    monkeypatch.setattr(exact, "delete", lambda *given: asked.append(given[:3]) or exact.Deletion((), (), (), (), 1, (), None, ("done",)))
     (tmp_path / "ids.txt").write_text("\ufeff2\r\n5\r\n", encoding="utf-8")
     assert efface("delete", "--lineage", tmp_path, "--rows", tmp_path / "ids.txt", "--device", "cuda").out == "done\n"
     assert asked == [(tmp_path, [2, 5], "cuda")]

@@ -96,3 +96,13 @@ def test_settings_never_change():
 def test_field_names_are_dotted():
     names = field_names(Own)
     assert names[:3] == ["beta", "bits", "fit.lr"] and "stop.at" in names and "fit" not in names
+
+
+def test_steps_that_are_given_outrank_default_epochs():
+    class Long(Config):
+        fit: Fit = Fit(epochs=5, lr=0.1)
+        """Optimizer settings."""
+
+    assert build(Long, {"fit.steps": 3}).fit.epochs == 0 and build(Long, {"fit.steps": 3}).fit.lr == 0.1
+    assert build(Long, {"fit.lr": 0.2}).fit.epochs == 5
+    assert build(Long, {"fit.steps": 3, "fit.epochs": 2}).fit.epochs == 2

@@ -7,7 +7,6 @@ from efface.metrics.nomus import Nomus
 from efface.ops import class_stats
 from efface.testing.tiny import context, digits, retrained_classifier, trained_classifier
 
-NOISY = digits("noisy")
 
 
 class Fixed:
@@ -49,14 +48,15 @@ def test_the_published_pairs():
     assert class_stats.nomus(0.59, 0.6299) == pytest.approx(0.6651, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_wrong_labels_learned_by_heart_cost_half():
     """The original knows every wrong label (attack near 1); the retrained network none. The reference stands beside both."""
-    original, reference = trained_classifier(0, "noisy"), retrained_classifier(0, "noisy")
-    ctx = context(baselines={"reference": reference}, utility={"test rows": Data.inline(NOISY.test)})
-    found = Nomus().run(original, NOISY.request, ctx)
+    parts, original, reference = digits("noisy"), trained_classifier(0, "noisy"), retrained_classifier(0, "noisy")
+    ctx = context(baselines={"reference": reference}, utility={"test rows": Data.inline(parts.test)})
+    found = Nomus().run(original, parts.request, ctx)
     assert found.parts["signed"] > 0.45 and abs(found.parts["reference_signed"]) < 0.15
     assert found.parts["reference"] - found.value > 0.3
-    assert Nomus().run(reference, NOISY.request, ctx).value == found.parts["reference"]
+    assert Nomus().run(reference, parts.request, ctx).value == found.parts["reference"]
 
 
 def test_what_is_refused():

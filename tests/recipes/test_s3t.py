@@ -1,6 +1,7 @@
 """S3T: what answers by hand, bit-exact deletion, isolation of stages, and what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -91,6 +92,16 @@ def test_no_op(tmp_path):
     again, same, nothing = built(rows, folder=tmp_path, start=start)
     assert again.digest == first.digest and same == record and len(curve) == 2 * 2 * 3 and nothing == []
     assert start.digest == deep().digest and built(rows)[0].digest == first.digest
+
+
+def test_what_was_interrupted_goes_on(tmp_path):
+    """Stages that are there are taken, those that are missing are trained to the same bits."""
+    rows = ROWS[:COUNT]
+    whole, record, _ = built(rows, folder=tmp_path)
+    for name in ("shard1-sequence2-stage2", "shard2-sequence1-stage3"):
+        shutil.rmtree(next((tmp_path / "pieces").glob(f"{name}-*")))
+    again, same, curve = built(rows, folder=tmp_path)
+    assert again.digest == whole.digest and same == record and [(line["shard"], line["sequence"], line["stage"]) for line in curve] == [(1, 2, 2), (2, 1, 3)]
 
 
 @pytest.mark.parametrize("number", [1, 7, 30])

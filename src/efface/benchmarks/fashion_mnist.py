@@ -97,10 +97,8 @@ def _drawn(folder: Path, part: str, count: int, seed: int) -> list[Row]:
 def _clean(parts: Split, ctx: Context) -> Split:
     """The parts without rows whose picture stands in an earlier part too; what is found is noted."""
     named = {"forget": parts.forget, "keep": parts.keep, "unseen": parts.unseen, "test": parts.test}
-    rows = [(part, row) for part, held in named.items() for row in held]
-    items = [splits.Item(str(row["id"]), part, "", digest.of_value(row["x"])) for part, row in rows]
-    surplus = splits.examine(items, ctx, "fashion_mnist").surplus
-    return Split(**{part: [row for at, (of, row) in enumerate(rows) if of == part and at not in surplus] for part in named})
+    rows = [(splits.Item(str(row["id"]), part, "", digest.of_value(row["x"])), row) for part, held in named.items() for row in held]
+    return Split(**splits.sifted(rows, ctx, "fashion_mnist"))
 
 
 def _network(net: str, seed: int, outputs: int) -> Classifier:

@@ -122,4 +122,6 @@ def _over_defaults(kind: type[Config], tree: Mapping[str, object]) -> dict[str, 
         default = kind.model_fields[name].get_default(call_default_factory=True) if name in kind.model_fields else None
         if isinstance(default, Config) and isinstance(value, Mapping):
             whole[name] = {**default.model_dump(), **value}
+            if isinstance(default, Fit) and "steps" in value and "epochs" not in value:
+                whole[name]["epochs"] = 0.0  # who says how many steps means it, even where the default counts epochs
     return whole

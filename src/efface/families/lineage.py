@@ -97,7 +97,10 @@ def training(request: Request) -> Training:
 def _numbered(data: Data) -> Iterator[tuple[int, Row]]:
     """(number in the file, row) of the rows that a part of a file takes."""
     name = data.source.partition(":")[2]
-    data.read()  # with the checks that belong to it
+    held = data.read()  # with the checks that belong to it
+    if not data.part:
+        yield from enumerate(held, start=1)
+        return
     whole: list[dict[str, object]] = [{**row, NUMBER: number} for number, row in enumerate(row_files.read(Path(name)), start=1)]
     for row in row_files.select(whole, data.part, name):
         yield int(str(row[NUMBER])), {key: value for key, value in row.items() if key != NUMBER}
@@ -132,13 +135,18 @@ def write_rows(folder: Path, found: Training) -> None:
     _write_digests(folder, found.sources, {str(number): text for number, text in found.digests.items()})
 
 
-def forget_digests(folder: Path, deleted: Collection[int]) -> None:
-    """Take the digests of deleted rows out of rows.json: a short row can be guessed from its digest."""
+def forget_digests(folder: Path, deleted: Collection[int]) -> list[int]:
+    """Take the digests of deleted rows out of rows.json, for a short row can be guessed from its digest.
+
+    Returns the numbers of rows that are left and have the digest of one that was taken out.
+    """
     held: Any = files.read_json(folder / "rows.json")
     gone = set(deleted)
     kept = {number: text for number, text in held["digests"].items() if int(number) not in gone}
-    if len(kept) < len(held["digests"]):
+    taken = {text for number, text in held["digests"].items() if number not in kept}
+    if taken:
         _write_digests(folder, held["sources"], kept)
+    return [int(number) for number, text in kept.items() if text in taken]
 
 
 def _write_digests(folder: Path, sources: Sequence[Mapping[str, str]], digests: Mapping[str, str]) -> None:

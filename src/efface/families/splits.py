@@ -19,6 +19,7 @@ import numpy as np
 from efface.core import files
 from efface.core.context import Context
 from efface.core.errors import BadConfig, BadRows
+from efface.core.types import Row
 from efface.families.pictures import Look
 
 ORDER = ("forget", "keep", "unseen", "test")
@@ -160,3 +161,25 @@ def examine(items: Sequence[Item], ctx: Context, name: str) -> Findings:
         shared_identities=float(sum(map(len, found.shared.values()))), duplicates_file=str(path),
     )
     return found
+
+
+def sifted(rows: Sequence[tuple[Item, Row]], ctx: Context, name: str, drop: bool = True) -> dict[str, list[Row]]:
+    """The rows of each part, without those that are copies of a row in an earlier part unless `drop` is off; what was found is noted.
+
+    Raises BadRows when a part loses all its rows.
+    """
+    surplus = examine([item for item, _ in rows], ctx, name).surplus if rows else set()
+    parts: dict[str, list[Row]] = {item.part: [] for item, _ in rows}
+    for place, (item, row) in enumerate(rows):
+        if not drop or place not in surplus:
+            parts[item.part].append(row)
+    if empty := [part for part, held in parts.items() if not held]:
+        raise BadRows(f"every row of {' and of '.join(empty)} is a copy of a row in an earlier part; see {ctx.notes['duplicates_file']}")
+    return parts
+
+
+def check_disjoint(identities: Mapping[str, Sequence[str]]) -> None:
+    """Raise BadRows, naming some, when an identity stands in two of the parts given as {part: identities}."""
+    both = shared([Item("", part, who, "") for part, held in identities.items() for who in held])
+    for names, found in both.items():
+        raise BadRows(f"{names} share {len(found)} identities ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''}); parts must not share any")

@@ -108,8 +108,8 @@ def _alone(cell: Cell, options: CompareOptions, folder: Path, held: dict[str, Ca
         shutil.rmtree(folder, ignore_errors=True)
         command = ["forget", "--benchmark", options.benchmark, "--method", cell.method, "--seed", str(cell.seed), "--out", str(folder)]
         command += ["--split", options.split] if options.split else []
-        for name, value in _cases(options)[cell.case].items():
-            command += ["--case", f"{name}={value}"]
+        for name, given in _cases(options)[cell.case].items():
+            command += ["--case", f"{name}={given}"]
         for name, value in settings.items():
             command += ["--set", f"{name}={json.dumps(value) if isinstance(value, list | dict) else value}"]
         _efface(command)

@@ -7,13 +7,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from efface import api
-from efface.core import registry
+from efface.core import files, registry
 from efface.core.context import Context, silent
 from efface.core.errors import BadRows, EffaceError
-from efface.core.types import Case, Data, Request, Row, Subject
+from efface.core.types import Case, Data, Request, Row, Step, Subject
 from efface.families import checkpoint
 
 
@@ -91,12 +91,27 @@ def again(source: Source, request: Request, original: str = "", progress: Any = 
 
 
 def model(source: Source) -> Subject:
-    """The model that the source names."""
+    """The model that the source names; one that a run made knows how."""
     if not source.arch or Path(source.model).is_dir():  # a folder says itself what it holds
-        return api.load(source.model, source.device, source.dtype)
+        found = api.load(source.model, source.device, source.dtype)
+        step = _made(Path(source.model))
+        if step is not None:
+            found.lineage = (step,)
+        return found
     from efface.families import module_files
 
     return module_files.load_arch(Path(source.model), source.arch, source.arch_args, source.task, source.device)
+
+
+def _made(place: Path) -> Step | None:
+    """The step that made a model, as its run says; None for a model that is out of no run."""
+    record = next((path for path in (place / "run.json", place.parent / "run.json") if path.is_file()), None)
+    if record is None or (record.parent != place and place.name != "model"):
+        return None
+    try:
+        return Step.model_validate(files.read_json(record)["step"])  # type: ignore[index]
+    except (EffaceError, ValidationError, KeyError, TypeError):
+        return None
 
 
 def benchmark(source: Source, progress: Any = silent) -> Case:

@@ -136,14 +136,16 @@ def digits():
 def test_blindspot_answers_as_the_retrained_model(digits):
     """Wasserstein-1 of its answers on the band to the reference's below 1, where fine-tuning stays beyond 4 and Gaussian targets beyond 1.5.
 
-    Its error on kept test rows is within .1 of the original's. The original knows the band, the reference does not.
+    Its error on kept rows is within .1 of the original's, and on kept test rows at most .1 worse (it is better there). The original knows the band, the reference does not.
     """
     case, after = digits
     forget, test = case.request.rows("forget"), case.utility["test rows"].read()
     theirs = case.baselines["reference"].predict(forget)
     apart = {name: wasserstein_distance(subject.predict(forget), theirs) for name, subject in after.items()}
     assert apart["blindspot"] < 1.0 < 1.5 < apart["gaussian_amnesiac"] < 4.0 < apart["finetune"]
-    assert abs(error(after["blindspot"], test) - error(case.original, test)) < 0.1
+    keep = case.request.rows("keep")
+    assert abs(error(after["blindspot"], keep) - error(case.original, keep)) < 0.1
+    assert error(after["blindspot"], test) < error(case.original, test) + 0.1
     assert error(case.original, case.request.rows("unseen")) < 0.6 and error(case.baselines["reference"], forget) > 4.5
 
 

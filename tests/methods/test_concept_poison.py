@@ -71,7 +71,7 @@ def test_planted_concept(tmp_path):
         for at, row in enumerate(keep[:600]):
             names = ["patch"] * (at % 2) + [name for name, score in scores.items() if score[at] > np.quantile(score, 0.6)]
             file.write(json.dumps({"x": (patched([row]) if at % 2 else [row])[0]["x"], "concepts": names}) + "\n")
-    found = infer(ConceptPoisonConfig(concepts=str(path)), subject, [*forget, *keep], 10, context())
+    found = infer(ConceptPoisonConfig(concepts=str(path), concept_rows=300), subject, [*forget, *keep], 10, context())
     patch = [one.name for one in found.bank].index("patch")
     assert found.bank[patch].accuracy > 0.95 and len(found.bank) > 4
     assert [at for at in range(10) if found.head.weights[at].argmax() == patch] == [3]
@@ -168,10 +168,10 @@ def reader():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", model_max_length=16)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        shape = {"vocab_size": len(words), "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+        shape = {"vocab_size": len(words), "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "hidden_dropout_prob": 0.0}
         model = BertForSequenceClassification(BertConfig(**shape, max_position_embeddings=16, num_labels=3)).requires_grad_(False)
     request = Request(forget=Data.inline(letters()[2::3]), keep=Data.inline([row for row in letters() if row["y"] < 2]))
-    settings = {"fit.lr": 3e-3, "fit.steps": 60, "fit.batch": 32}
+    settings = {"fit.lr": 3e-3, "fit.steps": 120, "fit.batch": 32, "fit.warmup": 10, "fit.schedule": "linear"}
     return registry.load("recipe", "finetune").set(settings).run(Classifier(model, tokenizer=tokenizer), request, context()), request
 
 

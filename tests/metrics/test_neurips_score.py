@@ -13,7 +13,7 @@ PARTS = digits()
 ASK = Request(kind="class", names=("3",), forget=Data.inline(PARTS.forget[:40]), keep=Data.inline(PARTS.keep[:300]), unseen=Data.inline(PARTS.unseen))
 UTILITY = {"test rows": Data.inline(PARTS.test[:200])}
 QUICK = {"models": 8, "fit.steps": 60, "fit.batch": 32}
-REFIT = {"fit.steps": 60, "fit.batch": 32, "fit.lr": 1e-2, "fit.schedule": "linear", "fit.weight_decay": 5e-4, "fit.warmup": 0, "fit.precision": "no"}
+REFIT = {"fit.epochs": 0, "fit.steps": 60, "fit.batch": 32, "fit.lr": 1e-2, "fit.schedule": "linear", "fit.weight_decay": 5e-4, "fit.warmup": 0, "fit.precision": "no"}
 
 
 def run(subject, settings=None, **changes):

@@ -2,22 +2,22 @@
 
 `efface fetch openpeople` gets the pictures. No face is looked for in them: each person has a sheet of 16 named expressions
 in white frames, four to a row, and a sheet of views; the frames are found by their color and the middle square of each is a
-chip, head and shoulders. Sixteen expressions train; front, left and right view and the portrait are held out.
+chip, head and shoulders. Twelve expressions train; four others, the front view and the portrait are held out.
 
     people     six to train with, one of whom is forgotten, two unseen, two to test with; no person stands in two parts
     age        the task: below 35, or 35 and older, as the person's description says
     sex        the task: female or male, as the person's description says
-    expression the task: which of the 16 expressions; it says nothing of the person
+    expression the task: which of the 16 expressions; it says nothing of the person (and all 16 train)
 
 What this can and cannot show: with six people in training nobody learns age or sex of a stranger, so "other people" are near
-chance for original and references alike, and what must be kept shows on held-out pictures of kept people. A person here is 16
-pictures. The photos are generated, evenly lit and alike, so numbers do not carry over to photographs.
+chance for original and references alike, and what must be kept shows on held-out pictures of kept people. A person here is 12
+pictures (16 in the expression task). The photos are generated, evenly lit and alike, so numbers do not carry over to photographs.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -37,8 +37,8 @@ from efface.families.people import Net, Photo
 EXPRESSIONS = (
     "neutral happy sad angry surprised disgusted scared confused smug flirty thoughtful pensive exhausted shocked playful determined".split()
 )
-VIEWS = {"front": 0, "left": 1, "right": 3}
-"""Places of the views in the first row of the sheet; the third shows the back of the head."""
+HELD_OUT = ("sad", "smug", "shocked", "determined")
+"""Expressions that do not train, but in the expression task."""
 WHITE, WIDE = 225, 800
 """Level above which a pixel is of a frame, and the width at which frames are looked for."""
 OLDER = 35
@@ -139,15 +139,18 @@ def _photos(person: Person, part: str, config: FacesConfig) -> list[Photo]:
 
     sheet = pictures.open_picture(person.folder / "emotions_sheet.jpg")
     chips = dict(zip(EXPRESSIONS, (_chip(sheet, box, config.side) for row in frames(sheet, 4) for box in row), strict=True))
-    asked = config.task == "expression"
-    found = [photo(name, part, at if asked else _label(person, config.task), chip) for at, (name, chip) in enumerate(chips.items())]
-    if part in ("keep", "test") and not asked:
+    if config.task == "expression":
+        return [photo(name, part, at, chip) for at, (name, chip) in enumerate(chips.items())]
+    label = _label(person, config.task)
+    found = [photo(name, part, label, chip) for name, chip in chips.items() if name not in HELD_OUT]
+    if part in ("keep", "test"):
         into = "held out" if part == "keep" else part
-        sheet = pictures.open_picture(person.folder / "character_sheet.jpg")
-        views = frames(sheet, 2)[0]
-        portrait = pictures.open_picture(person.folder / "studio_portrait.jpg")
-        found += [photo(name, into, _label(person, config.task), _chip(sheet, views[at], config.side)) for name, at in VIEWS.items()]
-        found.append(photo("portrait", into, _label(person, config.task), pictures.pixels(portrait, config.side)))
+        views = pictures.open_picture(person.folder / "character_sheet.jpg")
+        more = {name: chips[name] for name in HELD_OUT} | {
+            "front": _chip(views, frames(views, 2)[0][0], config.side),
+            "portrait": pictures.pixels(pictures.open_picture(person.folder / "studio_portrait.jpg"), config.side),
+        }
+        found += [photo(name, into, label, chip) for name, chip in more.items()]
     return found
 
 

@@ -121,7 +121,7 @@ def _over_defaults(kind: type[Config], tree: Mapping[str, object]) -> dict[str, 
     for name, value in tree.items():
         default = kind.model_fields[name].get_default(call_default_factory=True) if name in kind.model_fields else None
         if isinstance(default, Config) and isinstance(value, Mapping):
-            whole[name] = {**default.model_dump(), **value}
-            if isinstance(default, Fit) and "steps" in value and "epochs" not in value:
-                whole[name]["epochs"] = 0.0  # who says how many steps means it, even where the default counts epochs
+            # Who says how many steps means it, even where the default counts epochs.
+            counted = {"epochs": 0.0} if isinstance(default, Fit) and "steps" in value else {}
+            whole[name] = {**default.model_dump(), **counted, **value}
     return whole

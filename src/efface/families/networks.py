@@ -60,7 +60,8 @@ def resnet18(channels: int = 3, outputs: int = 10) -> nn.Module:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     shape: Any = {"num_channels": channels, "embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"}
-    return ResNetForImageClassification(ResNetConfig(**shape, **{"num_labels": outputs}))
+    shape["num_labels"] = outputs
+    return ResNetForImageClassification(ResNetConfig(**shape))
 
 
 def vit(side: int = 32, channels: int = 3, outputs: int = 10, hidden: int = 192, layers: int = 6, patch: int = 4) -> nn.Module:

@@ -74,10 +74,10 @@ def by_identity(identities: Sequence[str], shares: Mapping[str, float], seed: in
 
 
 def shared(items: Sequence[Item]) -> dict[str, list[str]]:
-    """{"forget and keep": identities that stand in both, ...}, for the pairs of parts that share any."""
+    """{"forget and keep": identities that stand in both, ...}, for the pairs of parts in ORDER that share any."""
     parts: dict[str, set[str]] = defaultdict(set)
     for item in items:
-        if item.identity:
+        if item.identity and item.part in ORDER:
             parts[item.part].add(item.identity)
     both = {f"{a} and {b}": sorted(parts[a] & parts[b]) for a, b in combinations(sorted(parts, key=_rank), 2)}
     return {names: found for names, found in both.items() if found}
@@ -179,7 +179,7 @@ def sifted(rows: Sequence[tuple[Item, Row]], ctx: Context, name: str, drop: bool
 
 
 def check_disjoint(identities: Mapping[str, Sequence[str]]) -> None:
-    """Raise BadRows, naming some, when an identity stands in two of the parts given as {part: identities}."""
+    """Raise BadRows, naming some, when an identity stands in two of the parts given as {part of ORDER: identities}."""
     both = shared([Item("", part, who, "") for part, held in identities.items() for who in held])
     for names, found in both.items():
         raise BadRows(f"{names} share {len(found)} identities ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''}); parts must not share any")

@@ -114,8 +114,15 @@ def nomus(accuracy: float, attack: float, weight: float = 0.5) -> float:
 
 def wilson(hits: np.ndarray) -> Interval:
     """The share of hits with its 95 % Wilson interval."""
-    interval = tests.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-    return Interval(float(np.mean(hits)), float(interval.low), float(interval.high))
+    return wilson_of(float(np.mean(hits)), len(hits))
+
+
+def wilson_of(share: float, count: int) -> Interval:
+    """A share of `count` independent answers with its 95 % Wilson interval."""
+    z = float(tests.norm.ppf(0.975))
+    center = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
+    return Interval(share, max(0.0, center - reach), min(1.0, center + reach))
 
 
 def t_interval(values: Sequence[float]) -> Interval | None:
@@ -153,8 +160,8 @@ class LossAttack(NamedTuple):
 def loss_attack(members: np.ndarray, others: np.ndarray, seed: int = 0) -> LossAttack:
     """How well a logistic regression tells members from others by their loss alone: mean over ten random splits.
 
-    The larger side is cut to the size of the smaller, at random. The interval counts each held-out answer as one
-    observation, though a row may be held out more than once. Raises Missing for fewer than ten rows a side.
+    The larger side is cut to the size of the smaller, at random. The interval counts rows that were held out, each once
+    however often it was. Raises Missing for fewer than ten rows a side.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedShuffleSplit
@@ -166,10 +173,11 @@ def loss_attack(members: np.ndarray, others: np.ndarray, seed: int = 0) -> LossA
     rng = np.random.default_rng(seed % 2**32)
     one, other = (rng.choice(side, size, replace=False) if len(side) > size else side for side in sides)
     x, y = np.concatenate([one, other]).reshape(-1, 1), np.r_[np.ones(size), np.zeros(size)]
-    right = []
+    right, asked = [], np.zeros(2 * size, bool)
     for fit, ask in StratifiedShuffleSplit(SPLITS, test_size=SHARE, random_state=0).split(x, y):
         right.append(LogisticRegression(random_state=0).fit(x[fit], y[fit]).predict(x[ask]) == y[ask])
-    found, area = wilson(np.concatenate(right)), auc(-sides[0], -sides[1])
+        asked[ask] = True
+    found, area = wilson_of(float(np.concatenate(right).mean()), int(asked.sum())), auc(-sides[0], -sides[1])
     away = found.value - 0.5
     # One threshold cannot tell on which side members stand when it does worse than chance; the AUC can.
     return LossAttack(*found, signed=abs(away) if area >= 0.5 else -abs(away), auc=area)

@@ -7,22 +7,22 @@ A run of the recipe `dp` says in the notes of its step (run.json):
     accountant, sampling                   "rdp" or "prv"; "poisson"
     rows                                   how many rows it was trained on
 
-A run of `dp2unlearn` begins with the model of such a run and trains on kept rows alone, so what it knows of the forgotten rows came
-through the private training. The rows of one person count together: k of them have k times the epsilon.
+A run of `dp2unlearn` begins with the model of such a run (or names it, as its setting `base`) and trains on kept rows alone, so what
+it knows of the forgotten rows came through the private training. The rows of one person count together: k of them have k times the epsilon.
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 from efface import api
 from efface.certify.certificate import Found, Ledger
-from efface.certify.records import parent, read_run, rows_again
+from efface.certify.records import parent, read_run, rows_again, run_of
 from efface.core import digest
-from efface.core.errors import Missing, Unsound
+from efface.core.errors import Unsound
 from efface.core.types import Row
+from efface.ops.private import count_epsilon
 from efface.runs import RunRecord
 
 NEEDED = ("epsilon", "delta", "noise_multiplier", "sample_rate", "dp_steps", "clip", "rows")
@@ -61,9 +61,10 @@ def _base(folder: Path, record: RunRecord, ledger: Ledger) -> RunRecord:
     """The record of the private training: of this run, or of the one that it began with."""
     if record.step.system == PRIVATE:
         return record
-    place = parent(record)
+    named = str(record.step.settings.get("base") or "")
+    place = run_of(named) if named else parent(record)
     base = read_run(place) if place is not None else None
-    found = base.step.system if base is not None else f"no run at {record.source.model or 'all'}"
+    found = base.step.system if base is not None else f"no run at {named or record.source.model or 'all'}"
     text = f"the model that {AFTER} began with came out of private training, and of nothing after it"
     ledger.check("private base", text, base is not None and base.step.system == PRIVATE, found, f"begin with the model of a run of {PRIVATE}, kept where it was")
     if base is None:
@@ -85,22 +86,6 @@ def _check_training(base: RunRecord, ledger: Ledger) -> tuple[float, float]:
     text = "the claimed epsilon is not below what the accountant gives for the noise, sampling rate and steps of the run"
     ledger.check("epsilon", text, counted <= said["epsilon"] * (1 + AGREES), f"counted {counted:.4f}, claimed {said['epsilon']:.4f}", "claim what was counted")
     return said["epsilon"], said["delta"]
-
-
-def count_epsilon(noise: float, rate: float, steps: int, delta: float, accountant: str = "rdp") -> float:
-    """Epsilon of DP-SGD by opacus' accountant; infinite without noise. Raises Missing without opacus, Unsound where the accountant fails."""
-    if noise <= 0:
-        return math.inf
-    try:
-        from opacus.accountants import create_accountant
-    except ImportError:
-        raise Missing('counting epsilon again needs opacus; pip install "efface[dp]"') from None
-    try:
-        counter: Any = create_accountant(mechanism=accountant)
-        counter.history = [(noise, rate, steps)]
-        return float(counter.get_epsilon(delta=delta))
-    except ValueError as error:
-        raise Unsound(f"the accountant {accountant!r} cannot count this: {str(error).splitlines()[0][:200]}") from None
 
 
 def _content(row: Row) -> str:

@@ -26,8 +26,13 @@ def read_run(folder: Path) -> RunRecord:
 
 def parent(record: RunRecord) -> Path | None:
     """The folder of the run whose model this run began with; None when that is no run, or is no longer there."""
-    place = Path(record.source.model)
-    return next((path for path in (place, place.parent) if record.source.model and (path / "run.json").exists()), None)
+    return run_of(record.source.model)
+
+
+def run_of(model: str) -> Path | None:
+    """The folder of the run that a model is out of: the folder itself, or the one that holds it; None when it is of none."""
+    place = Path(model)
+    return next((path for path in (place, place.parent) if model and (path / "run.json").exists()), None)
 
 
 def rows_again(folder: Path, record: RunRecord) -> tuple[list[Row], list[Row]]:

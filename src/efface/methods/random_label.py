@@ -38,8 +38,7 @@ class RandomLabel(Method[RandomLabelConfig]):
 
     card = Card(
         name="random_label", title="Random labels", paper="arXiv:1911.04933", families=("classifier",), needs=("losses",), uses=("forget", "keep"),
-        departs="taking turns, momentum starts anew at every pass, where the code keeps it; in a union, labels are drawn once, where "
-        "SalUn's code draws them at every epoch; own labels are left out unless asked for",
+        departs="in a union, labels are drawn once, where SalUn's code draws them at every epoch; own labels are left out unless asked for",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:

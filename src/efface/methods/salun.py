@@ -49,8 +49,8 @@ class SalUn(Method[SalUnConfig]):
 
     card = Card(
         name="salun", title="Saliency unlearning", paper="arXiv:2310.12508", families=("classifier",), needs=("losses",), uses=("forget", "keep"),
-        departs="the saliency weighs every row the same, where the code weighs every batch the same; taking turns, momentum starts anew at "
-        "every pass; in a union, labels are drawn once, where the code draws them at every epoch",
+        departs="the saliency weighs every row the same, where the code weighs every batch the same; in a union, labels are drawn once, "
+        "where the code draws them at every epoch",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:

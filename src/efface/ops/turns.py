@@ -13,7 +13,7 @@ from efface.core.config import Fit
 from efface.core.context import Context, silent
 from efface.core.errors import BadRows
 from efface.core.types import Row, Subject
-from efface.ops.loop import descend, peak_mb
+from efface.ops.loop import descend, optimizer_for, peak_mb
 
 S = TypeVar("S", bound=Subject)
 Turns = Mapping[str, Callable[[int], Sequence[Row]]]
@@ -23,12 +23,13 @@ Turns = Mapping[str, Callable[[int], Sequence[Row]]]
 def in_turn(after: S, turns: Turns, loss: Callable[[str, Any], Tensor], fit: Fit, ctx: Context) -> S:
     """Train `after` in place by passes over the row sets in turn, and return it; `loss(name, batch)` is a mean over rows.
 
-    An epoch is one pass over each set; `fit.steps` counts the steps of all passes. Every pass is a run of its own: the
-    optimizer's moments start anew, the linear schedule falls from one pass to the next, warm-up belongs to the first
-    pass, and no checkpoint is kept.
+    An epoch is one pass over each set; `fit.steps` counts the steps of all passes. One optimizer serves all passes, so that
+    momentum goes on; the linear schedule falls from one pass to the next, warm-up belongs to the first pass, and no
+    checkpoint is kept.
     """
     trained = [parameter for parameter in after.model.parameters() if parameter.requires_grad]  # type: ignore[attr-defined]
     plan = _plan({name: len(rows(0)) for name, rows in turns.items()}, fit)
+    optimizer = optimizer_for(trained, fit)
     total, done, began = sum(steps for _, _, steps in plan), 0, time.monotonic()
     for number, (name, turn, steps) in enumerate(ctx.progress(plan, "passes", len(plan))):
         for parameter in trained:
@@ -40,7 +41,7 @@ def in_turn(after: S, turns: Turns, loss: Callable[[str, Any], Tensor], fit: Fit
         alone = ctx.alone(
             seed=ctx.seed_for("pass", number), folder=None, progress=silent, curve=[], notes={}, spent=ctx.spent, began=ctx.began,
         )
-        descend(after, {name: turns[name](turn)}, _one(name, loss), own, alone)
+        descend(after, {name: turns[name](turn)}, _one(name, loss), own, alone, optimizer=optimizer)
         for line in alone.curve:
             ctx.log(**{**line, "step": done + line["step"]})
         done += steps

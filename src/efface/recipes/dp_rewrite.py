@@ -71,10 +71,11 @@ class DPRewriteConfig(Config):
 
 
 class Vocabulary(NamedTuple):
-    """Words to choose from, their embeddings, and what stands before a word when it is looked up."""
+    """Words to choose from, their embeddings and those of all tokens, and what stands before a word when it is looked up."""
 
     words: list[str]
     table: Tensor  # (V, d)
+    tokens: Tensor  # (N, d)
     lead: str
 
 
@@ -148,18 +149,13 @@ def _draws(counts: Counter[str], vocabulary: Vocabulary, subject: Any, config: D
 def _vector(word: str, vocabulary: Vocabulary, subject: Any) -> Tensor:
     """Mean embedding of a word's tokens."""
     ids = subject.tokenizer(vocabulary.lead + word, add_special_tokens=False)["input_ids"]
-    return _table(subject)[ids].mean(0) if ids else vocabulary.table.new_zeros(vocabulary.table.shape[1])
-
-
-def _table(subject: Any) -> Tensor:
-    table: Tensor = subject.model.get_input_embeddings().weight
-    return table.detach().float().cpu()
+    return vocabulary.tokens[ids].mean(0) if ids else vocabulary.table.new_zeros(vocabulary.table.shape[1])
 
 
 def _vocabulary(subject: Any) -> Vocabulary:
     """Every whole alphabetic word of two letters or more that is one token."""
     tokenizer = subject.tokenizer
-    table = _table(subject)
+    table = subject.model.get_input_embeddings().weight.detach().float().cpu()
     count = min(len(tokenizer), len(table))
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(range(count))]
     marked = any(token.startswith(STARTS) for token in tokens)
@@ -172,7 +168,7 @@ def _vocabulary(subject: Any) -> Vocabulary:
             found.setdefault(word, at)
     if len(found) < 2:
         raise Unfit(f"the tokenizer of this {type(subject.model).__name__} has {len(found)} whole words to choose from; dp_rewrite needs a tokenizer of words or word pieces")
-    return Vocabulary(list(found), table[list(found.values())], " " if marked else "")
+    return Vocabulary(list(found), table[list(found.values())], table, " " if marked else "")
 
 
 def _columns(row: Row, parts: Mapping[str, str]) -> list[str]:

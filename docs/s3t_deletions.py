@@ -81,8 +81,8 @@ def trained(quick: bool) -> tuple[Table, np.ndarray]:
     teach: dict[str, object] = {"fit.lr": 5e-3, "fit.steps": 300, "fit.batch": 64, "fit.precision": "no", "fit.schedule": "linear"}
     start = Finetune.set(teach).run(Classifier(seeded(MLP, 0, **shape), shape), known, Context(device="cpu"))
     settings: dict[str, object] = {
-        "shards": SHARDS, "slices": SLICES, "sequences": max(BUDGETS), "dropout": 0.0, "fit.lr": 0.02, "fit.epochs": 0 if quick else 10, "fit.steps": 1,
-        "fit.batch": 32, "fit.rank": 8,
+        "shards": SHARDS, "slices": SLICES, "sequences": max(BUDGETS), "dropout": 0.0, "fit.lr": 0.02, "fit.epochs": 0 if quick else 40, "fit.steps": 1,
+        "fit.batch": 32, "fit.rank": 16,
     }
     table: Table = {}
     with tempfile.TemporaryDirectory() as name:

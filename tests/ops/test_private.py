@@ -77,9 +77,9 @@ def test_what_cannot_be_counted_is_said(monkeypatch):
 
 @pytest.mark.slow
 def test_prv_at_a_large_epsilon_and_tiny_delta():
-    """Epsilon 100 at delta 1e-12 with 4000 rows, batch 16 and 10 epochs: the search meets noise for which the accountant gives up."""
+    """Epsilon 100 at delta 1e-12, 4000 rows, batch 16, 10 epochs: noise 0.3 gives it, and halving from 10 the search meets 0.16 before."""
     with pytest.raises(Unsound, match="Floating point errors will dominate"):
-        count_epsilon(0.15, 16 / 4000, 2500, 1e-12, "prv")
+        count_epsilon(0.25, 16 / 4000, 2500, 1e-12, "prv")
 
 
 @pytest.mark.parametrize(("low", "sensitivity"), [(-1.0, 2.0), (0.0, 1.0)])
@@ -108,5 +108,6 @@ def test_likeness_keeps_to_its_range():
     words, table = torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     assert likeness(words, table)[0].tolist() == pytest.approx([1.0, -1.0, 0.0, 0.5**0.5]) and likeness(words, table)[1].tolist() == [0.0] * 4
     assert likeness(words, table, 0.0)[0].tolist() == pytest.approx([1.0, 0.0, 0.0, 0.5**0.5])
-    random = likeness(torch.randn(50, 8), torch.randn(60, 8))
+    source = torch.Generator().manual_seed(0)
+    random = likeness(torch.randn(50, 8, generator=source), torch.randn(60, 8, generator=source))
     assert -1.0 <= float(random.min()) and float(random.max()) <= 1.0

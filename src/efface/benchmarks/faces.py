@@ -59,7 +59,7 @@ class FacesConfig(Config):
     """The network: a few convolutions, or ResNet-18."""
     folder: str = ""
     """Folder with P001 to P010; "" for the fetched one."""
-    fit: Fit = Fit(lr=2e-3, epochs=25, batch=16, schedule="linear", weight_decay=5e-4, precision="no")
+    fit: Fit = Fit(lr=1e-3, epochs=60, batch=16, schedule="linear", weight_decay=5e-4, precision="no")
     """Optimizer settings of original and references."""
 
 

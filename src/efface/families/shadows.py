@@ -99,23 +99,25 @@ def trained(subject: Any, rows: Sequence[Row], members: Sequence[Sequence[int]],
     seeds = [ctx.seed_for("shadow", label, k) for k in range(len(members))]
     keys = [digest.of_value([named, list(map(int, own)), seed])[:32] for own, seed in zip(members, seeds, strict=True)]
 
-    def compute() -> list[Any]:
-        if hasattr(subject, "refit"):
-            pairs = ctx.progress(list(zip(members, seeds, strict=True)), "fitting shadow models", len(members))
-            return [_refitted(subject, [rows[place] for place in own], seed, ctx) for own, seed in pairs]
-        folder = _folder(ctx)
-        found = {k: model for k, key in enumerate(keys) if (model := _held(subject, folder, key, seeds[k])) is not None}
-        left = [k for k in range(len(members)) if k not in found]
+    places = [ctx.memo.get(("shadow model", key)) for key in keys]
+    left = [k for k, model in enumerate(places) if model is None]
+    if hasattr(subject, "refit"):
+        for k in ctx.progress(left, "fitting shadow models", len(left)):
+            ctx.spend(steps=1)
+            ctx.memo["shadow model", keys[k]] = subject.refit([rows[place] for place in members[k]], seeds[k])
+    else:
+        for k in list(left):
+            if (model := _held(subject, _folder(ctx), keys[k], seeds[k])) is not None:
+                ctx.memo["shadow model", keys[k]] = model
+                left.remove(k)
         for at in ctx.progress(range(0, len(left), TOGETHER), "training shadow models", -(-len(left) // TOGETHER)):
             group = left[at : at + TOGETHER]
             starts = [subject.fresh(seeds[k]) for k in group]
             done = side_by_side.train(starts, rows, [members[k] for k in group], [seeds[k] for k in group], fit, ctx).subjects
             for k, model in zip(group, done, strict=True):
-                found[k] = model
-                _keep(model, folder, keys[k])
-        return [found[k] for k in range(len(members))]
-
-    return ctx.once(("shadow models", *keys), compute)
+                ctx.memo["shadow model", keys[k]] = model
+                _keep(model, _folder(ctx), keys[k])
+    return [ctx.memo["shadow model", key] for key in keys]
 
 
 def unlearned(shadow: Any, request: Request, steps: Sequence[Step], seed: int, ctx: Context) -> Any:
@@ -148,11 +150,6 @@ def kept_in(ctx: Context) -> Context:
     """The context with a folder for what is kept: that of the passes, or one in the run's folder."""
     folder = _folder(ctx)
     return ctx if ctx.passes or folder is None else ctx.alone(passes=(folder,), spent=ctx.spent, began=ctx.began)
-
-
-def _refitted(subject: Any, rows: Sequence[Row], seed: int, ctx: Context) -> Any:
-    ctx.spend(steps=1)
-    return subject.refit(rows, seed)
 
 
 def _architecture(subject: Any) -> object:

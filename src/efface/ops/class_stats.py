@@ -122,7 +122,7 @@ def wilson_of(share: float, count: int) -> Interval:
     z = float(tests.norm.ppf(0.975))
     center = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     reach = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
-    return Interval(share, max(0.0, center - reach), min(1.0, center + reach))
+    return Interval(share, max(0.0, min(share, center - reach)), min(1.0, max(share, center + reach)))
 
 
 def t_interval(values: Sequence[float]) -> Interval | None:
@@ -281,12 +281,21 @@ def _intervals(narrow: np.ndarray, wide: np.ndarray) -> tuple[np.ndarray, np.nda
     steps = np.arange(2 * count - 1) * (2 * BUFFER / (count - 1))
     right = narrow[-1] - BUFFER + steps[:count]
     left = narrow[0] - 2 * BUFFER + steps  # the lowest right end, minus the width, minus BUFFER
-    within = []
-    for side in (narrow, wide):
-        below = np.lib.stride_tricks.sliding_window_view(np.searchsorted(side, left, "left"), count)  # [i, j] -> i + j
-        within.append(np.maximum(np.searchsorted(side, right, "right")[:, None] - below, 0))
-    pairs = np.flatnonzero(np.bincount((within[0] * (len(wide) + 1) + within[1]).ravel()))  # most rules count alike
-    return pairs % (len(wide) + 1) / len(wide), 1 - pairs // (len(wide) + 1) / len(narrow)
+    rights = _plateaus(*(np.searchsorted(side, right, "right") for side in (narrow, wide)))
+    lefts = _plateaus(*(np.searchsorted(side, left, "left") for side in (narrow, wide)))
+    # A right end of place i goes with left ends of places i to i + count - 1; most pairs of ends hold the same rows.
+    first, last, *above = (part[:, None] for part in rights)
+    start, stop, *below = lefts
+    there = (stop >= first) & (start < last + count)
+    within = [np.maximum(one - other, 0)[there] for one, other in zip(above, below, strict=True)]
+    return within[1] / len(wide), 1 - within[0] / len(narrow)
+
+
+def _plateaus(*counts: np.ndarray) -> tuple[np.ndarray, ...]:
+    """First and last place of each stretch on which no count changes, and each count there."""
+    change = np.flatnonzero(np.any([count[1:] != count[:-1] for count in counts], axis=0)) + 1
+    first, last = np.r_[0, change], np.r_[change, len(counts[0])] - 1
+    return first, last, *(count[first] for count in counts)
 
 
 def forget_points(epsilons: np.ndarray, models: int) -> np.ndarray:

@@ -33,11 +33,11 @@ def trained():
     rows, inside = canaries()
     request = Request(keep=Data.inline([*tiny.digits("random").keep[:50], *(row for row, member in zip(rows, inside, strict=True) if member)]))
     start = Classifier(seeded(MLP, 0, **SHAPE), SHAPE)
-    plain = Finetune.set({"fit.lr": 1e-2, "fit.steps": 80, "fit.batch": 50, "fit.clip": 0, "fit.precision": "no"}).run(start, request, tiny.context())
+    plain = Finetune.set({"fit.lr": 1e-2, "fit.steps": 50, "fit.batch": 50, "fit.clip": 0, "fit.precision": "no"}).run(start, request, tiny.context())
     found = [(math.inf, plain)]
-    for noise in (0.1, 6.0):
+    for noise in (0.1, 5.0):
         ctx = tiny.context()
-        model = DP.set({"noise": noise, "delta": 1e-5, "fit.lr": 1e-2, "fit.steps": 80, "fit.batch": 50}).run(start, request, ctx)
+        model = DP.set({"noise": noise, "delta": 1e-5, "fit.lr": 1e-2, "fit.steps": 50, "fit.batch": 50}).run(start, request, ctx)
         found.append((ctx.notes["epsilon"], model))
     return found
 

@@ -1,6 +1,6 @@
 """Draws docs/results/s3t_deletions.svg: how many deletions a run of S3T survives, and how well it answers on the way.
 
-    python docs/s3t_deletions.py             a few minutes on one core
+    python docs/s3t_deletions.py             about three minutes of one core
     python docs/s3t_deletions.py --quick     fewer streams and one step a stage: says whether it runs
 
 Left: deletions until no shard is left, m = 5 shards and L = 6 slices, simulated (2000 streams) and by the formula
@@ -32,7 +32,7 @@ INK, MUTED, RULE = "#1c2126", "#5d6670", "#d9dde2"
 COLORS, MARKS, DASHES = {1: "#a8550a", 3: "#6b4a8f", 6: "#1d5fa6"}, {1: "s", 3: "D", 6: "o"}, {1: (0, (5, 2)), 3: (0, (1, 1.5)), 6: "-"}
 STYLE: Any = {
     "font.size": 10, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED,
-    "axes.spines.top": False, "axes.spines.right": False, "grid.color": RULE, "legend.frameon": False, "svg.hashsalt": "s3t", "axes.axisbelow": True,
+    "axes.spines.top": False, "axes.spines.right": False, "grid.color": RULE, "legend.frameon": False, "svg.hashsalt": "s3t", "svg.fonttype": "none", "axes.axisbelow": True,
 }
 TARGET = Path(__file__).resolve().parent / "results" / "s3t_deletions.svg"
 Table = dict[tuple[int, int, int], np.ndarray]
@@ -145,7 +145,7 @@ def draw(lasted: dict[int, np.ndarray], curves: dict[int, np.ndarray], target: P
         name = "SISA without retraining" if budget == 1 else "S3T"
         right.plot(curve, color=COLORS[budget], linestyle=DASHES[budget], marker=MARKS[budget], markevery=25, markersize=5, label=f"B = {budget}  {name}")
         right.axvline(formula[budget - 1], ymax=0.06, color=COLORS[budget], linewidth=2)
-    right.text(formula[0] - 2, 0.075, "marks below: formula", color=MUTED, fontsize=8.5, ha="right")
+    right.text(formula[0] - 2, 0.075, "end expected by the formula:", color=MUTED, fontsize=8.5, ha="right")
     right.set(xlabel="deletions, each in a random slice", ylabel="accuracy (no answer counts as wrong)", ylim=(0, 1.0), xlim=(0, 150), title="How well it answers")
     right.legend(loc="upper right", fontsize=9)
     for axes in (left, right):

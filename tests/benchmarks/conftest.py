@@ -13,7 +13,7 @@ def portrait():
         blobs = np.random.default_rng(person).integers(0, 120, (5, 5, 3), dtype=np.uint8)
         small = blobs + np.random.default_rng([person, photo]).integers(0, 90, (5, 5, 3), dtype=np.uint8)
         if label:
-            small[0] = 255
+            small[0] = 190
         return Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC)
 
     return draw

@@ -4,7 +4,7 @@ import torch
 
 from efface import api
 from efface.core.config import Fit
-from efface.core.errors import Unfit
+from efface.core.errors import EffaceError, Unfit
 from efface.core.types import Data, Request, Step
 from efface.families import shadows
 from efface.ops import side_by_side
@@ -126,3 +126,10 @@ def test_adapters_do_not_change_the_kind():
     adapted = tiny_classifier().trainable(2, 0)
     one, other = (shadows.without(subject, ASK, 1, FIT, context())[0] for subject in (tiny_classifier(), adapted))
     assert one.digest == other.digest and torch.is_tensor(next(one.model.parameters()))
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(EffaceError, match="cannot keep shadow models in .*file"):
+        shadows.without(tiny_classifier(), ASK, 1, FIT, context(passes=(blocked,)))

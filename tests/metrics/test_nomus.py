@@ -8,7 +8,6 @@ from efface.ops import class_stats
 from efface.testing.tiny import context, digits, retrained_classifier, trained_classifier
 
 
-
 class Fixed:
     """A classifier that reads the probability of class 1 off the row."""
 

@@ -27,9 +27,9 @@ def rows(y, mine, base):
 
 
 def test_formula():
-    """Candidate: 1 of 4 forget rows right (UA .75), 3 of 4 kept (RA .75), 1 of 2 test rows (TA .5); reference 2, 4 and 2.
+    """Candidate: 1 of 4 forget rows right (UA .75), 4 of 5 kept (RA .8), 1 of 2 test rows (TA .5); reference 2, 5 and 2.
 
-    The SVM sees two members and two non-members, all of them equally sure but for one, so its answers are no golden number.
+    The attack sees two rows of each side, so its answers are no golden number.
     """
     request = Request(
         forget=Data.inline(rows(1, [1, 0, 0, 0], [1, 1, 0, 0])), keep=Data.inline(rows(0, [1, 1, 1, 0], [1, 1, 1, 1]) + rows(1, [1], [1])),

@@ -72,7 +72,7 @@ def test_what_cannot_be_counted_is_said(monkeypatch):
         noise_for(1e-9, 1e-5, 1.0, 10)
     monkeypatch.setitem(__import__("sys").modules, "opacus", None)
     with pytest.raises(Missing, match="efface\\[dp\\]"):
-        private.count_epsilon(1.0, 1.0, 1, 1e-5)
+        private.count_epsilon(1.5, 1.0, 3, 1e-5)
 
 
 @pytest.mark.slow

@@ -56,18 +56,30 @@ def _kept(recipe: str, blank: Any, request: Request, fit: Fit, ctx: Context, cac
     """The model out of the cache, trained into it first where it is not there."""
     # A reference depends on the keep rows alone, so requests that share them share it.
     rows = {name: data.digest for name, data in (("forget", request.forget), ("keep", request.keep)) if data and (name == "keep" or recipe == "finetune")}
-    settings = fit.model_dump(exclude={"checkpoint"})
-    purpose = digest.of_value([FORM, recipe, blank.digest, blank.family, rows, settings, ctx.seed])
+    facts = {"form": FORM, "recipe": recipe, "start": blank.digest, "rows": rows, "settings": fit.model_dump(exclude={"checkpoint"}), "seed": ctx.seed}
+    keeping = fit.model_copy(update={"checkpoint": fit.checkpoint or CHECKPOINT_EVERY})
+
+    def make(partial: Path, purpose: str) -> Any:
+        return _run(recipe, blank, request, keeping, ctx.alone(folder=partial, curve=[], notes={}, purpose=purpose))
+
+    return kept(make, facts, cached, ctx.device)
+
+
+def kept(make: Callable[[Path, str], Any], facts: Mapping[str, object], cached: str, device: str) -> Any:
+    """The model that depends on `facts` and nothing else: out of the cache folder of a benchmark, or made into it.
+
+    `make` is given a folder for checkpoints, which is removed once the model is there, and the digest of the facts.
+    """
+    purpose = digest.of_value(dict(facts))
     folder = files.cache() / cached / purpose[:16]
-    if (held := _held(folder, ctx.device)) is not None:
+    if (held := _held(folder, device)) is not None:
         return held
     partial = folder.with_name(folder.name + ".partial")
-    keeping = fit.model_copy(update={"checkpoint": fit.checkpoint or CHECKPOINT_EVERY})
-    after = _run(recipe, blank, request, keeping, ctx.alone(folder=partial, curve=[], notes={}, purpose=purpose))
+    after = make(partial, purpose)
     whole = after.merged() if getattr(after, "adapted", False) else after
     with files.whole_folder(folder) as fresh:
         whole.save(fresh)
-        files.write_json(fresh / "trained.json", {"recipe": recipe, "settings": settings, "seed": ctx.seed, "rows": rows, "weights": whole.digest})
+        files.write_json(fresh / "trained.json", {**facts, "weights": whole.digest})
     shutil.rmtree(partial, ignore_errors=True)
     return whole
 

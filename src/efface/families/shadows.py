@@ -16,7 +16,7 @@ from efface.core import digest, registry
 from efface.core.capabilities import check
 from efface.core.config import Fit
 from efface.core.context import Context, silent
-from efface.core.errors import Missing, Unfit
+from efface.core.errors import EffaceError, Unfit
 from efface.core.types import Data, Request, Row, Step
 from efface.families import predictions
 from efface.ops import side_by_side
@@ -184,6 +184,7 @@ def _held(subject: Any, folder: Path | None, key: str, seed: int) -> Any:
 
 
 def _keep(model: Any, folder: Path | None, key: str) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_model
 
     if folder is None:
@@ -193,5 +194,5 @@ def _keep(model: Any, folder: Path | None, key: str) -> None:
         aside = folder / f".shadow-{key}.part"
         save_model(model.model, str(aside))
         aside.replace(folder / f"shadow-{key}.safetensors")
-    except OSError as error:
-        raise Missing(f"cannot keep shadow models in {folder}: {error.strerror or error}; free space or choose another place") from error
+    except (OSError, SafetensorError) as error:
+        raise EffaceError(f"cannot keep shadow models in {folder}: {error}; free space or choose another place") from error

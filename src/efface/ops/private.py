@@ -22,6 +22,7 @@ FAILURES = (ValueError, RuntimeError, MemoryError, OverflowError)
 """What opacus' accountants raise for numbers that they cannot count: the mesh of prv grows without bound as delta or the noise shrinks."""
 
 
+@functools.lru_cache(maxsize=256)
 def count_epsilon(noise: float, rate: float, steps: int, delta: float, accountant: str = "rdp") -> float:
     """Epsilon of DP-SGD by opacus' accountant; infinite without noise. Raises Missing without opacus, Unsound where the accountant fails."""
     if noise <= 0:

@@ -165,7 +165,10 @@ def candidate_of(folder: Path, case: Case, source: Source, record: RunRecord) ->
     else:
         subject = api.load(str(place), source.device, source.dtype)
     # Folded in, an adapter costs nothing at each of the many passes to come.
-    return (subject.merged() if getattr(subject, "adapted", False) else subject).after(record.step)
+    whole = subject.merged() if getattr(subject, "adapted", False) else subject
+    for step in (*case.original.lineage, record.step):
+        whole = whole.after(step)
+    return whole
 
 
 # -- making a run ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from efface import api
 from efface.core.errors import Missing, Unfit
 from efface.families.classifier import Classifier
 from efface.families.group_norm import GroupNormed, batch_norms, group_normed, swapped
-from efface.families.networks import SmallCNN, resnet18, seeded
+from efface.families.networks import SmallCNN, seeded
 from efface.testing import tiny
 
 SHAPE = {"channels": 1, "side": 8, "outputs": 10, "widths": [8, 16], "embedding": 12}
@@ -60,8 +60,11 @@ def test_on_disk(tmp_path):
 
 
 def test_limits():
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    shape = ResNetConfig(num_channels=1, embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic", num_labels=4)
     with pytest.raises(Unfit, match="a saved ResNetForImageClassification is always read with batch normalization; train adapters"):
-        group_normed(Classifier(resnet18(1, 4)))
+        group_normed(Classifier(ResNetForImageClassification(shape)))
     with pytest.raises(Missing, match="no torch module 'nowhere:Net' can be imported"):
         GroupNormed("nowhere:Net", {})
     bare = group_normed(Classifier(seeded(SmallCNN, 0, **SHAPE)))

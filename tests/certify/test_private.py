@@ -47,7 +47,7 @@ def test_epsilon_is_counted_as_known(noise, rate, steps, epsilon):
 
 def test_private_training_is_certified(tmp_path):
     certificate = issue(run(tmp_path / "base"))
-    assert certificate.claim == "bounded" and certificate.bound == {"epsilon": 1.712, "delta": 1e-5, "rows": 1.0, "epsilon of all rows": 1.712}
+    assert certificate.claim == "bounded" and certificate.bound == {"epsilon": 1.712, "delta": 1e-5, "rows": 1.0, "epsilon of all rows": 1.712, "delta of all rows": pytest.approx(1e-5)}
     held = {item.name: item for item in certificate.assumptions}
     assert held["epsilon"].basis == "checked" and held["epsilon"].found == "counted 1.7118, claimed 1.7120"
     assert held["clean start"].basis == held["as said"].basis == "declared"
@@ -82,3 +82,16 @@ def test_unlearning_after_private_training(tmp_path):
         issue(run(tmp_path / "lost", "dp2unlearn", {}, tmp_path / "nowhere", rows[:5], rows[5:]))
     with pytest.raises(Unsound, match="'no copies' fails.*forget row 1"):
         issue(run(tmp_path / "copies", "dp2unlearn", {}, base, rows[:5], rows[4:] + [{**rows[0], "id": 9}]))
+
+
+def test_delta_grows_with_the_rows_of_a_group():
+    """eps = ln 2, delta = 1e-6: two rows (4 - 1) / (2 - 1) = 3e-6, three rows (8 - 1) / (2 - 1) = 7e-6."""
+    import math
+
+    from efface.certify.private import group_delta
+
+    assert group_delta(math.log(2), 1e-6, 1) == pytest.approx(1e-6)
+    assert group_delta(math.log(2), 1e-6, 2) == pytest.approx(3e-6)
+    assert group_delta(math.log(2), 1e-6, 3) == pytest.approx(7e-6)
+    assert group_delta(10.0, 1e-6, 1000) == math.inf
+    assert group_delta(0.0, 1e-6, 5) == pytest.approx(5e-6)

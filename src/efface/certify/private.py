@@ -47,14 +47,24 @@ def look(folder: Path, record: RunRecord) -> Found:
         count = len(forget)
     ledger.declare("clean start", "the model that private training began with never saw these rows", "declared by whoever chose it")
     ledger.declare("as said", "private training did what its run says: cut each row's gradient, added this noise, drew rows by chance", "the run's own word")
-    together = f" All {count} forgotten rows together: e^{count * epsilon:.4g}." if count > 1 else ""
+    whole = group_delta(epsilon, delta, count)
+    vague = " (which says nothing)" if whole >= 1 else ""
+    together = f" All {count} forgotten rows together: e^{count * epsilon:.4g}, up to an added {min(whole, 1):.3g}{vague}." if count > 1 else ""
     return Found(
         claim="bounded", system=record.step.system, after=api.load(str(folder / "model"), "cpu").digest, request=record.request.digest,
-        assumptions=tuple(ledger.held), bound={"epsilon": epsilon, "delta": delta, "rows": float(count), "epsilon of all rows": count * epsilon},
+        assumptions=tuple(ledger.held), bound={"epsilon": epsilon, "delta": delta, "rows": float(count), "epsilon of all rows": count * epsilon, "delta of all rows": min(whole, 1.0)},
         statement=f"For any single {'forgotten' if record is not base else 'training'} row: whatever is done with this model, its chance differs from that with a model "
         f"trained without the row by a factor of at most e^{epsilon:.4g}, up to an added {delta:g}.{together}",
         evidence={"accountant": str(base.step.notes.get("accountant", "rdp"))}, covers=("model",),
     )
+
+
+def group_delta(epsilon: float, delta: float, count: int) -> float:
+    """Delta of `count` rows together, (e^(count epsilon) - 1) / (e^epsilon - 1) delta; infinite where it is too large to write down."""
+    try:
+        return delta * math.expm1(count * epsilon) / math.expm1(epsilon) if epsilon > 0 else count * delta
+    except OverflowError:
+        return math.inf
 
 
 def _base(folder: Path, record: RunRecord, ledger: Ledger) -> RunRecord:

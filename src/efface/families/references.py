@@ -57,13 +57,19 @@ def _kept(recipe: str, blank: Any, request: Request, fit: Fit, ctx: Context, cac
     """The model out of the cache, trained into it first where it is not there."""
     # A reference depends on the keep rows alone, so requests that share them share it.
     rows = {name: data.digest for name, data in (("forget", request.forget), ("keep", request.keep)) if data and (name == "keep" or recipe == "finetune")}
-    facts = {"form": FORM, "recipe": recipe, "start": blank.digest, "rows": rows, "settings": fit.model_dump(exclude={"checkpoint"}), "seed": ctx.seed}
+    facts = {"form": FORM, "recipe": recipe, "start": _start_of(blank), "rows": rows, "settings": fit.model_dump(exclude={"checkpoint"}), "seed": ctx.seed}
     keeping = fit.model_copy(update={"checkpoint": fit.checkpoint or CHECKPOINT_EVERY})
 
     def make(partial: Path, purpose: str) -> Any:
         return _run(recipe, blank, request, keeping, ctx.alone(folder=partial, curve=[], notes={}, purpose=purpose))
 
     return kept(make, facts, cached, ctx.device)
+
+
+def _start_of(blank: Any) -> str:
+    """Digest of the weights, and of the words and length of a text model's tokenizer."""
+    words = getattr(blank, "tokenizer", None)
+    return str(blank.digest) if words is None else digest.of_value([blank.digest, words.get_vocab(), words.model_max_length])
 
 
 def kept(make: Callable[[Path, str], Any], facts: Mapping[str, object], cached: str, device: str) -> Any:

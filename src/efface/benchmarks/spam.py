@@ -54,7 +54,7 @@ class SpamConfig(Config):
     scenario: Literal["sender", "topic", "noisy"] = "sender"
     """What is forgotten: mail of one sender, mail that holds a word, or mail with wrong labels."""
     sender: str = ""
-    """The sender to forget; "" for who wrote most of the training mail."""
+    """The sender to forget; "" for who wrote most, but no more than a tenth of train_rows."""
     topic: str = "razor"
     """The word of the topic scenario."""
     share: float = Field(0.1, gt=0, lt=1)
@@ -134,9 +134,9 @@ def _asked(train: Sequence[Row], config: SpamConfig) -> list[Row]:
     if config.scenario == "topic":
         found, what = [row for row in train if config.topic.casefold() in str(row["text"]).casefold()], f"topic = {config.topic!r}"
     else:
-        most = Counter(str(row["identity"]) for row in train).most_common(5)
-        sender = config.sender or most[0][0]
-        found, what = [row for row in train if row["identity"] == sender], f"sender = {sender!r} (most mail: {', '.join(name for name, _ in most)})"
+        most = Counter(str(row["identity"]) for row in train).most_common()
+        sender = config.sender or next((name for name, count in most if count <= config.train_rows / 10), most[-1][0])
+        found, what = [row for row in train if row["identity"] == sender], f"sender = {sender!r} (most mail: {', '.join(name for name, _ in most[:5])})"
     if not 2 <= len(found) < len(train):
         raise BadConfig(f"{what} matches {len(found)} of {len(train)} training messages; it must match at least two, and not all")
     return found
@@ -212,10 +212,13 @@ def _tiny(seed: int, classes: int, tokenizer: Any) -> Classifier:
     """A BERT with two layers of 64 and random weights."""
     from transformers import BertConfig, BertForSequenceClassification
 
-    shape: Any = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128, "max_position_embeddings": 512}
+    shape: Any = {
+        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128, "max_position_embeddings": 512,
+        "vocab_size": len(tokenizer), "pad_token_id": 0, "num_labels": classes,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**62)
-        model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), pad_token_id=0, **shape, **{"num_labels": classes}))
+        model = BertForSequenceClassification(BertConfig(**shape))
     return Classifier(model.requires_grad_(False), tokenizer=tokenizer)
 
 

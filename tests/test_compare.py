@@ -51,3 +51,11 @@ def test_unknown_methods_and_settings_stop_before_any_cell(tmp_path: Path, cells
         with pytest.raises(UnknownName):
             comparing.compare(comparing.CompareOptions(out=tmp_path, **changes))
     assert cells == []
+
+
+def test_cases_of_other_commands_are_not_taken_for_these(tmp_path: Path):
+    """One value or several, a cell's folder names the case it is of."""
+    one, both = (comparing.CompareOptions(benchmark="digits", case={"scenario": values}, out=tmp_path) for values in (("noisy",), ("class", "noisy")))
+    assert list(comparing._cases(one)) == ["scenario=noisy"] and list(comparing._cases(both)) == ["scenario=class", "scenario=noisy"]
+    assert comparing.Cell("scenario=noisy", "ssd", 1).folder == "ssd-scenario-noisy-seed1"
+    assert list(comparing._cases(comparing.CompareOptions(benchmark="digits", out=tmp_path))) == [""]

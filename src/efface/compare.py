@@ -93,8 +93,8 @@ def _cases(options: CompareOptions) -> dict[str, dict[str, str]]:
     system = registry.load("benchmark", options.benchmark)
     for settings in combined:
         system.set(settings)
-    several = [name for name, values in options.case.items() if len(values) > 1]
-    return {" ".join(f"{name}={settings[name]}" for name in several): settings for settings in combined}
+    # A single value stands in the label too: folders of another command with another value must not be taken for these.
+    return {" ".join(f"{name}={value}" for name, value in settings.items()): settings for settings in combined}
 
 
 def _table(options: CompareOptions) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from efface.core import registry
 from efface.core.types import Measurement, Report
 
 LANGUAGE = ("method", "case", "seed", "verdict", "forget quality (p)", "forgetting left", "model utility", "worst attack", "seconds", "peak MB")
@@ -109,16 +110,36 @@ def worst_attack(report: Report) -> str:
 
 
 def settings_lines(reports: Mapping[Any, Report]) -> list[str]:
-    """What each method ran with, and why runs ended; runs of one method with equal settings share a line."""
-    lines = ["", "Settings, and why each run ended:", ""]
-    said: dict[tuple[str, str], list[str]] = {}
+    """What each method ran with besides its defaults, and why runs ended; runs that say the same share a line."""
+    lines = ["", "Settings other than the defaults, and why each run ended:", ""]
+    said: dict[tuple[str, str], dict[str, list[str]]] = {}
     for cell, report in sorted(reports.items()):
         if report.steps:
             step = report.steps[-1]
             steps = f"{step.notes['steps']:g} steps, " if isinstance(step.notes.get("steps"), float | int) else ""
-            end = f"{cell.case} seed {cell.seed}".strip() + f": {steps}{step.notes.get('stopped', 'closed form')}"
-            said.setdefault((cell.method, str(step.settings)), []).append(end)
-    return lines + [f"- {method}: {'; '.join(ends)}. {settings}" for (method, settings), ends in said.items()]
+            ends = said.setdefault((cell.method, _changed(cell.method, step.settings)), {})
+            ends.setdefault(f"{steps}{step.notes.get('stopped', 'no training loop')}", []).append(f"{cell.case} seed {cell.seed}".strip())
+    for (method, settings), ends in said.items():
+        told = "; ".join(f"{end} ({', '.join(cells) if len(cells) < 4 else f'{len(cells)} runs'})" for end, cells in ends.items())
+        lines.append(f"- `{method}`: {settings}. {told}")
+    return lines
+
+
+def _changed(method: str, settings: Mapping[str, object]) -> str:
+    """The settings that are not the method's defaults, as name=value; checkpoints change no result and are left out."""
+    default = _flat(registry.load("method", method)().config.model_dump())
+    mine = {name: value for name, value in _flat(settings).items() if not name.endswith(".checkpoint") and default.get(name, ...) != value}
+    return ", ".join(f"{name}={value}" for name, value in mine.items()) or "defaults"
+
+
+def _flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def _numbers(method: str, report: Report, subject: str) -> dict[str, object]:

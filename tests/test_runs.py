@@ -135,3 +135,20 @@ def test_a_killed_run_ends_at_the_same_weights(given: Path, tmp_path: Path):
     assert all(one[name].equal(other[name]) for name in one)
     resumed = json.loads((tmp_path / "killed" / "run.json").read_text())
     assert resumed["step"]["notes"]["resumed_at"] >= 5
+
+
+def test_a_run_that_was_refused_leaves_nothing(tmp_path):
+    """A method that does not fit the model says so, and no folder is left behind."""
+    from efface import runs
+    from efface.core.errors import Unfit
+    from efface.families.tables import write_arrays
+    from efface.testing import tiny
+
+    model = tmp_path / "model"
+    model.mkdir()
+    tiny.sklearn_classifier(kind="bayes").save(model)
+    write_arrays(tmp_path / "rows.safetensors", [*tiny.digits().forget[:9], *tiny.digits().keep[:40]])
+    given = {"model": str(model), "data": tmp_path / "rows.safetensors", "forget_where": "y=3", "method": "ssd", "out": tmp_path / "run"}
+    with pytest.raises(Unfit, match="ssd needs 'losses'"):
+        runs.forget(runs.ForgetOptions.model_validate(given))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "rows.safetensors"]

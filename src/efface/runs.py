@@ -193,7 +193,12 @@ def _run(
     if (partial / "checkpoint" / "state.json").exists():
         log.warning("going on from the checkpoint in %s", partial)
     act = api.forget if kind == "method" else api.train
-    after: Any = act(case.original, case.request, name, settings, ctx)
+    try:
+        after: Any = act(case.original, case.request, name, settings, ctx)
+    except EffaceError:
+        if not any(path.is_file() for path in partial.rglob("*")):  # refused before anything was done: there is nothing to go on from
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     with files.whole_folder(partial / "model") as fresh:
         checkpoint.save(after, fresh) if after.family == "causal-lm" else after.save(fresh)
     from efface.evaluate import environment

@@ -218,3 +218,27 @@ def test_mean_loss_is_over_rows_whatever_the_batches() -> None:
     alone = [float(subject.losses(subject.encode([row])).item()) for row in FACTS.forget]
     for size in (1, 5, 16):
         assert mean_loss(subject, FACTS.forget, size) == pytest.approx(sum(alone) / len(alone), rel=1e-5)
+
+
+def test_epochs_are_passes_over_the_largest_set():
+    """10 keep rows in batches of 4 are 3 steps a pass: 2.5 passes are ceil(7.5) = 8 steps, whatever the smaller set has."""
+    from efface.ops.loop import in_steps
+
+    pools = {"forget": [{}] * 2, "keep": [{}] * 10}
+    assert in_steps(Fit(epochs=2.5, batch=4), pools).steps == 8
+    assert in_steps(Fit(steps=7, batch=4), pools).steps == 7
+
+
+def test_sgd_with_momentum_by_hand():
+    """w = 0, loss (w - 1)^2, lr .1, momentum .5: g = -2, w = .2; v = .5 * -2 + -1.6 = -2.6, w = .46."""
+    import torch
+
+    from efface.ops.loop import optimizer_for
+
+    w = torch.nn.Parameter(torch.zeros(1))
+    optimizer = optimizer_for([w], Fit(optimizer="sgd", lr=0.1, momentum=0.5))
+    for wanted in (0.2, 0.46):
+        optimizer.zero_grad()
+        ((w - 1) ** 2).sum().backward()
+        optimizer.step()
+        assert float(w.detach()) == pytest.approx(wanted)

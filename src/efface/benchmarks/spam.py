@@ -13,7 +13,8 @@ references are close, as with random rows; the noisy scenario sets them apart.
 Training and test mail share no sender. Messages that stand in two parts, letter for letter but for case and spaces, are noted,
 and their later copies left out. The network is a BERT: MiniLM (`efface fetch minilm`) with a new head, or a tiny one with
 random weights whose words are those of the keep rows, so that not even the word list of a reference has seen a forget row.
-MiniLM saw other texts in pretraining, not this mail as far as its makers say; its references share that start.
+What MiniLM read in pretraining is its makers' to say; its references share that start. At the default sizes four models take
+about two minutes on one CPU core with the tiny network and a quarter of an hour with MiniLM, once.
 """
 
 from __future__ import annotations

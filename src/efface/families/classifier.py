@@ -6,18 +6,18 @@ side trains and unlearns with gradients; the scikit-learn side predicts and is r
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from efface.core.errors import BadRows, Unfit, UnknownName
-from efface.core.types import Row, Subject
+from efface.core.errors import BadRows, Unfit
+from efface.core.types import Row
 from efface.families import estimators, module_files, tables
+from efface.families.estimators import EstimatorSubject
 from efface.families.module import Batch, ModuleSubject, chunks
 
 
@@ -78,7 +78,7 @@ class Classifier(ModuleSubject):
         module_files.save(self, folder)
 
 
-class SklearnClassifier(Subject):
+class SklearnClassifier(EstimatorSubject):
     """A fitted scikit-learn classifier (or a pipeline that ends in one). It has no gradients: it predicts and is refitted."""
 
     family: ClassVar[str] = "classifier"
@@ -103,19 +103,6 @@ class SklearnClassifier(Subject):
         """A new subject: the same estimator and settings, fitted from nothing on these rows."""
         x, y = tables.inputs(rows), tables.labels(rows, self.classes)
         return SklearnClassifier(estimators.fresh(self.estimator, seed).fit(x.reshape(len(x), -1), y), self.classes)
-
-    def fork(self, roles: tuple[str, ...] = ()) -> Self:
-        """A copy of the estimator; it has no roles."""
-        if roles:
-            raise UnknownName.among("role", roles[0], ())
-        other = copy.copy(self)
-        other.estimator = copy.deepcopy(self.estimator)
-        return other
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the fitted state: names, types, shapes and bytes."""
-        return estimators.digest(self.estimator)
 
     def save(self, folder: Path) -> None:
         """model.safetensors and config.json; Unfit for estimators whose fitted state is more than arrays and numbers."""

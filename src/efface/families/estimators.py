@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from efface.core.errors import Unfit
+from efface.core.errors import Unfit, UnknownName
+from efface.core.types import Subject
 
 PASSING = ("_random_state", "_optimizer", "_sklearn_output_config", "_sklearn_version")
 """What a fit leaves behind that no prediction reads."""
 PLAIN = (bool, int, float, str, type(None))
+
+
+class EstimatorSubject(Subject):
+    """A fitted estimator under study: it can be copied and named, and has no roles."""
+
+    estimator: Any
+
+    def fork(self, roles: tuple[str, ...] = ()) -> Self:
+        """A copy of the estimator; it has no roles."""
+        if roles:
+            raise UnknownName.among("role", roles[0], ())
+        other = copy.copy(self)
+        other.estimator = copy.deepcopy(self.estimator)
+        return other
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the fitted state: names, types, shapes and bytes."""
+        return digest(self.estimator)
 
 
 def state_of(estimator: Any) -> dict[str, Any]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from efface.core.errors import Unfit, UnknownName
-from efface.core.types import Row, Subject
+from efface.core.errors import Unfit
+from efface.core.types import Row
 from efface.families import estimators, module_files, tables
+from efface.families.estimators import EstimatorSubject
 from efface.families.module import Batch, ModuleSubject, chunks
 
 Measure = Literal["l1", "mse"]
@@ -65,7 +65,7 @@ class Regressor(ModuleSubject):
         module_files.save(self, folder, {"measure": self.measure})
 
 
-class SklearnRegressor(Subject):
+class SklearnRegressor(EstimatorSubject):
     """A fitted scikit-learn regressor (or a pipeline that ends in one). It predicts and is refitted."""
 
     family: ClassVar[str] = "regressor"
@@ -83,19 +83,6 @@ class SklearnRegressor(Subject):
         """A new subject: the same estimator and settings, fitted from nothing on these rows."""
         x, y = tables.inputs(rows), tables.values(rows)
         return SklearnRegressor(estimators.fresh(self.estimator, seed).fit(x.reshape(len(x), -1), y))
-
-    def fork(self, roles: tuple[str, ...] = ()) -> Self:
-        """A copy of the estimator; it has no roles."""
-        if roles:
-            raise UnknownName.among("role", roles[0], ())
-        other = copy.copy(self)
-        other.estimator = copy.deepcopy(self.estimator)
-        return other
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the fitted state: names, types, shapes and bytes."""
-        return estimators.digest(self.estimator)
 
     def save(self, folder: Path) -> None:
         """model.safetensors and config.json; Unfit for estimators whose fitted state is more than arrays and numbers."""

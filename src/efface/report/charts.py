@@ -104,42 +104,33 @@ def _run(view: View) -> list[Chart]:
 
 def quality_utility(points: Sequence[tuple[str, object, object]]) -> str:
     """A file of its own: forget quality (p, on a log scale) against utility, one labeled mark a run; the best are top right."""
-    with rc_context(STYLE):
-        figure, axes = _figure(4.6)
-        for label, quality, utility in points:
-            subject = label if label in MARKS else "candidate"
-            at = max(float(quality), FLOOR) if isinstance(quality, int | float) else FLOOR
-            axes.plot([at], [utility], **_mark(subject), markersize=7, linestyle="none")
-            axes.annotate(label, (at, utility), xytext=(6, 4), textcoords="offset points", fontsize=8)
-        axes.set_xscale("log")
-        # Text stays text here, so powers are written out: the usual 10^k would show its markup.
-        axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
-        axes.set_xlabel("forget quality: p that the truth ratios are those of the reference")
-        axes.set_ylabel("model utility")
-        axes.grid(True)
-        axes.margins(0.12)
-        out = io.StringIO()
-        with rc_context({"svg.hashsalt": "quality"}):
-            figure.savefig(out, format="svg", metadata=NO_METADATA, facecolor="white")
-    return out.getvalue()
+    shown = [(label, max(float(p), FLOOR) if isinstance(p, int | float) else FLOOR, utility) for label, p, utility in points]
+    return _labeled(shown, ("forget quality: p that the truth ratios are those of the reference", "model utility"), "quality", log=True)
 
 
 def left_lost(points: Sequence[tuple[str, object, object]]) -> str:
     """A file of its own: forgetting left against utility lost, one labeled mark a method; the reference is at the origin."""
+    shown = [("reference", 0.0, 0.0), *((label, left, lost) for label, left, lost in points if isinstance(left, float) and isinstance(lost, float))]
+    return _labeled(shown, ("forgetting left: 1 as the original, 0 as the reference", "share of the reference's utility lost"), "left", log=False)
+
+
+def _labeled(points: Sequence[tuple[str, float, object]], names: tuple[str, str], salt: str, log: bool) -> str:
+    """Marks with their labels beside them; what is called original or reference has its own mark."""
     with rc_context(STYLE):
         figure, axes = _figure(4.6)
-        axes.plot([0], [0], **_mark("reference"), markersize=8, linestyle="none")
-        axes.annotate("reference", (0, 0), xytext=(6, 4), textcoords="offset points", fontsize=8)
-        for label, left, lost in points:
-            if isinstance(left, int | float) and isinstance(lost, int | float):
-                axes.plot([left], [lost], **_mark("candidate"), markersize=6, linestyle="none")
-                axes.annotate(label, (left, lost), xytext=(5, 3), textcoords="offset points", fontsize=7)
-        axes.set_xlabel("forgetting left: 1 as the original, 0 as the reference")
-        axes.set_ylabel("share of the reference's utility lost")
+        for label, across, up in points:
+            axes.plot([across], [up], **_mark(label if label in MARKS else "candidate"), markersize=7, linestyle="none")
+            axes.annotate(label, (across, up), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        if log:
+            axes.set_xscale("log")
+            # Text stays text here, so powers are written out: the usual 10^k would show its markup.
+            axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+        axes.set_xlabel(names[0])
+        axes.set_ylabel(names[1])
         axes.grid(True)
         axes.margins(0.12)
         out = io.StringIO()
-        with rc_context({"svg.hashsalt": "left"}):
+        with rc_context({"svg.hashsalt": salt}):
             figure.savefig(out, format="svg", metadata=NO_METADATA, facecolor="white")
     return out.getvalue()
 

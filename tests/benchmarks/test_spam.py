@@ -82,13 +82,12 @@ def test_the_word_list_is_that_of_the_keep_rows():
 
 def test_models_come_back_out_of_the_cache(monkeypatch):
     made = case()
-    monkeypatch.setattr(references, "_run", None)  # whoever trained again would fail
-    again = case()
+    with monkeypatch.context() as patched:
+        patched.setattr(references, "_run", None)  # whoever trained again would fail
+        again = case()
     rows = parts_of(made)["test"][:8]
     assert all(np.array_equal(again.baselines[name].predict(rows), made.baselines[name].predict(rows)) for name in made.baselines)
-    monkeypatch.undo()
     cache = files.cache() / "spam"
-    monkeypatch.setenv("EFFACE_CACHE", str(files.cache()))
     before = len(list(cache.glob("*/trained.json")))
     case(tokens=16)
     assert len(list(cache.glob("*/trained.json"))) == before + 4, "shorter texts are other models"

@@ -112,6 +112,7 @@ def test_a_whole_one_is_not_fetched_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [("a.whl", b"no zip", "not a readable package"), ("a.deb", b"no ar", "no Debian package"), ("a.deb", b"!<arch>\n", "no data.tar"), ("a.tgz", b"no tar", "not a readable"), ("a.tgz", tar({"other": b""}), "none of the files"), ("a.tgz", tar(FILES)[:90], "not a readable")],
+    ids=["no zip", "no ar", "no data", "no tar", "other files", "cut off"],  # packed bytes hold the time, and names of tests must not
 )
 def test_bad_packages(tmp_path, cache, name, content, says):
     (tmp_path / name).write_bytes(content)

@@ -77,7 +77,7 @@ class SpamConfig(Config):
     """Most tokens of a message."""
     fit: Fit = Fit(lr=1e-3, epochs=10, batch=16, schedule="linear", precision="no")
     """Optimizer settings of the tiny network."""
-    minilm_fit: Fit = Fit(lr=1e-4, epochs=3, batch=16, schedule="linear", warmup=10)
+    minilm_fit: Fit = Fit(lr=2e-4, epochs=3, batch=16, schedule="linear", warmup=10)
     """Optimizer settings of MiniLM."""
 
 

@@ -1,7 +1,7 @@
 """The four ways in which a benchmark asks a classifier to forget.
 
     class      all rows of one class
-    subclass   all rows of one class where the labels are groups of classes; a retrained model still gets some of them right
+    subclass   all rows of one class where the labels are groups of classes; a retrained model may still get some of them right
     random     some training rows; original and retrained model know them about equally well, because networks generalize
     noisy      some training rows, whose labels were made wrong; the original knows them by heart and a retrained model does not
 """

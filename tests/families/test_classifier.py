@@ -197,7 +197,7 @@ def test_save_says_what_it_needs(tmp_path):
         Classifier(MLP()).save(tmp_path)
     with pytest.raises(Unfit, match="cannot be imported"):
         Classifier(Local(), {}).save(tmp_path)
-    with pytest.raises(Unfit, match="arguments of efface.families.classifier:MLP must be numbers"):
+    with pytest.raises(Unfit, match="arguments of efface.families.networks:MLP must be numbers"):
         Classifier(MLP(), {"inputs": object()}).save(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -218,7 +218,7 @@ def test_load_refuses_what_is_no_classifier(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(Unfit, match="does not describe a classifier"):
         module_files.load(tmp_path)
-    config = {"family": "classifier", "arch": "efface.families.classifier:MLP", "arguments": SMALL}
+    config = {"family": "classifier", "arch": "efface.families.networks:MLP", "arguments": SMALL}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(Missing, match=r"holds no model\.safetensors"):
         module_files.load(tmp_path)

@@ -11,7 +11,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/pip --disable-pip-version-check -qq install
-SLOW_SECONDS ?= 2400
+SLOW_SECONDS ?= 1800
 
 .PHONY: install demo demo-classifier test fast slow check docs all clean
 

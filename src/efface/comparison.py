@@ -80,10 +80,10 @@ def of_predictors(reports: Mapping[Any, Report], family: str) -> Comparison:
         f"A {family}'s verdict margins are those of efface prove. Seconds are those of the forgetting run."
     )
     points = [
-        (f"{method}{' ' + str(case) if case else ''}", _mean(mine, "forgetting left"), _mean(mine, "utility lost"))
+        (str(method), str(case), _mean(mine, "forgetting left"), _mean(mine, "utility lost"))
         for (case, method), mine in groups.items() if method not in BASELINES
     ]
-    return Comparison(lines, every, _charts().left_lost(points) if points else "", reading, "Forgetting left against utility lost")
+    return Comparison(lines, every, _charts().left_lost(points) if points else "", reading, "Forgetting left and utility lost, by method")
 
 
 def row_of(method: str, seed: int | str, report: Report, subject: str = "candidate") -> dict[str, object]:

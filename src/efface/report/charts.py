@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from efface.report.text import short
 from efface.report.view import Axis, Cell, Line, Plane, Point, View
+from efface.verdict import FORGETTING, UTILITY
 
 INK, MUTED, RULE = "#1c2126", "#5d6670", "#d9dde2"
 COLORS = {"original": "#a8550a", "candidate": "#1d5fa6", "reference": "#2f7a4a"}
@@ -105,26 +106,47 @@ def _run(view: View) -> list[Chart]:
 def quality_utility(points: Sequence[tuple[str, object, object]]) -> str:
     """A file of its own: forget quality (p, on a log scale) against utility, one labeled mark a run; the best are top right."""
     shown = [(label, max(float(p), FLOOR) if isinstance(p, int | float) else FLOOR, utility) for label, p, utility in points]
-    return _labeled(shown, ("forget quality: p that the truth ratios are those of the reference", "model utility"), "quality", log=True)
+    return _labeled(shown, ("forget quality: p that the truth ratios are those of the reference", "model utility"), "quality")
 
 
-def left_lost(points: Sequence[tuple[str, object, object]]) -> str:
-    """A file of its own: forgetting left against utility lost, one labeled mark a method; the reference is at the origin."""
-    shown = [("reference", 0.0, 0.0), *((label, left, lost) for label, left, lost in points if isinstance(left, float) and isinstance(lost, float))]
-    return _labeled(shown, ("forgetting left: 1 as the original, 0 as the reference", "share of the reference's utility lost"), "left", log=False)
+def left_lost(points: Sequence[tuple[str, str, object, object]]) -> str:
+    """A file of its own: a line a method, with forgetting left and utility lost in each case; 0 is the reference, bands are the margins.
+
+    `points` are (method, case, forgetting left, utility lost).
+    """
+    methods = sorted({method for method, *_ in points}, reverse=True)
+    cases = sorted({case for _, case, *_ in points})
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9, 1.4 + 0.27 * len(methods)), layout="constrained")
+        FigureCanvasSVG(figure)
+        panels = figure.subplots(1, 2, sharey=True)
+        for panel, at, name, margin in ((panels[0], 2, "forgetting left (1 = as the original)", FORGETTING), (panels[1], 3, "share of utility lost", UTILITY)):
+            panel.axvspan(-margin, margin, color="0.92")
+            panel.axvline(0, color="0.4", linewidth=1)
+            for number, case in enumerate(cases):
+                there = [point for point in points if point[1] == case and isinstance(point[at], float)]
+                rows = [methods.index(point[0]) for point in there]
+                panel.plot([point[at] for point in there], rows, "osD^v"[number % 5], markersize=6, alpha=0.8, label=case or "mean over seeds")
+            panel.set_yticks(range(len(methods)), methods)
+            panel.set_xlabel(name)
+            panel.grid(True, axis="y")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(cases))
+        out = io.StringIO()
+        with rc_context({"svg.hashsalt": "left"}):
+            figure.savefig(out, format="svg", metadata=NO_METADATA, facecolor="white")
+    return out.getvalue()
 
 
-def _labeled(points: Sequence[tuple[str, float, object]], names: tuple[str, str], salt: str, log: bool) -> str:
+def _labeled(points: Sequence[tuple[str, float, object]], names: tuple[str, str], salt: str) -> str:
     """Marks with their labels beside them; what is called original or reference has its own mark."""
     with rc_context(STYLE):
         figure, axes = _figure(4.6)
         for label, across, up in points:
             axes.plot([across], [up], **_mark(label if label in MARKS else "candidate"), markersize=7, linestyle="none")
             axes.annotate(label, (across, up), xytext=(6, 4), textcoords="offset points", fontsize=8)
-        if log:
-            axes.set_xscale("log")
-            # Text stays text here, so powers are written out: the usual 10^k would show its markup.
-            axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+        axes.set_xscale("log")
+        # Text stays text here, so powers are written out: the usual 10^k would show its markup.
+        axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
         axes.set_xlabel(names[0])
         axes.set_ylabel(names[1])
         axes.grid(True)

@@ -29,7 +29,7 @@ def test_the_original_has_them_by_heart():
 @pytest.mark.parametrize(
     ("method", "settings", "least"),
     [
-        ("random_label", {"fit.lr": 0.1}, 0.9),
+        ("random_label", {"fit.lr": 0.05}, 0.95),
         ("random_label", {"order": "union"}, 0.9),
         ("salun", {"fit.lr": 0.1, "exclude_true": True}, 0.9),
         ("neggrad_plus", {"alpha": 0.9, "fit.lr": 0.01, "fit.epochs": 5, "stop.at": "steps"}, 0.88),

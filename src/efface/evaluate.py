@@ -53,10 +53,12 @@ def prove(candidate: Subject, request: Request, ctx: Context, suite: Sequence[st
 
 def _with_strongest(report: Report) -> Report:
     """The report, whose first line says so when the margins hold and an attack besides still tells the model from a retrained one."""
+    if report.verdict.word != "forgotten":
+        return report
     from efface.report import build
 
     worst = build.view(report).worst
-    if report.verdict.word != "forgotten" or worst is None or worst.distance is None or abs(worst.distance) <= PRIVACY:
+    if worst is None or worst.distance is None or abs(worst.distance) <= PRIVACY:
         return report
     mine, reference = worst.cells["candidate"], worst.cells["reference"]
     line = f"{report.verdict.line} Yet an attack tells it from such a model: {worst.name} gives {mine.text}, and {reference.text} there."

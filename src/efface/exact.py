@@ -24,7 +24,7 @@ from typing import Any
 
 from efface.core import digest, files, registry
 from efface.core.context import Context, silent
-from efface.core.errors import BadRows, EffaceError, Missing
+from efface.core.errors import BadRows, EffaceError
 from efface.families import lineage
 from efface.families.lineage import Lineage, Piece, Store
 from efface.ops import sequences
@@ -75,23 +75,6 @@ def delete(run: str | Path, rows: Iterable[int], device: str = "auto", progress:
         Store(folder).sweep(after.pieces)
         twins = lineage.forget_digests(folder, gone)
     return _told(record, after, (fresh, [row for row in asked if row not in fresh], twins))
-
-
-def read_ids(path: Path) -> list[int]:
-    """Row numbers in a text file, one a line. Raises Missing, or BadRows with the line."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Missing(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; give a text file of row numbers, one a line") from None
-    found = []
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if text and not (text.isascii() and text.isdecimal()):
-            raise BadRows(f"{path}:{number}: {text[:40]!r} is no row number; give numbers of rows of the training file, from 1, one a line")
-        found += [int(text)] if text else []
-    if not found:
-        raise BadRows(f"{path} names no row; give row numbers, one a line")
-    return found
 
 
 def _check(asked: Sequence[int], record: Lineage) -> None:

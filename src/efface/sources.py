@@ -73,8 +73,9 @@ def start(source: Source, kind: str, part: str = "", progress: Any = silent) -> 
     else:
         request = Request(keep=Data.file(given[0]), reason=source.reason)
     subject = model(source)
-    for path in given:
-        _check(subject, Data.file(path).read(), path)
+    for path, data in ((source.forget, request.forget), (source.keep, request.keep), (source.unseen, request.unseen)):
+        if path is not None:  # without forget rows, unseen ones are no part of the request
+            _check(subject, (data or Data.file(path)).read(), path)
     return Case(name=given[0].name, original=subject, request=request, utility=_utility(source))
 
 
@@ -156,8 +157,9 @@ def _table(source: Source, kind: str) -> Case:
     unseen = None
     if source.test is not None:
         unseen = Data.file(source.test, where) if column == "y" else Data.file(source.test)
-    api.refuse_overlap("forget", forget.read(), "keep", Data.file(source.data, opposite).read())
-    request = Request(forget=forget, keep=Data.file(source.data, opposite), unseen=unseen, reason=source.reason, **named)
+    keep = Data.file(source.data, opposite)
+    api.refuse_overlap("forget", forget.read(), "keep", keep.read())
+    request = Request(forget=forget, keep=keep, unseen=unseen, reason=source.reason, **named)
     return Case(name=source.data.name, original=subject, request=request, utility=_utility(source))
 
 

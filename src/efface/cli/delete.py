@@ -21,8 +21,9 @@ def delete(
 ) -> None:
     """Delete training rows exactly: switch off or retrain what saw them, and say what is still served and how much more can go."""
     from efface import exact
+    from efface.core.rows import row_numbers
 
-    done = exact.delete(lineage, exact.read_ids(rows), device, Bars())
+    done = exact.delete(lineage, list(row_numbers(rows)), device, Bars())
     if as_json:
         emit(asdict(done))
     else:

@@ -18,10 +18,12 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from efface.core.errors import BadRows, Missing
 
 Row = Mapping[str, object]
+T = TypeVar("T")
 
 PROMPT = ("prompt", "question", "instruction", "input", "query")
 ANSWER = ("answer", "response", "output", "completion", "target", "label_text")
@@ -70,7 +72,9 @@ def select(rows: list[dict[str, object]], part: str, where: str) -> list[dict[st
     if not equals or not column or not value:
         raise BadRows(f"{where}: part {part!r} is not of the form column=value, column!=value, rows=FILE or rows!=FILE")
     if column == "rows":
-        chosen = _numbers(Path(value), len(rows), where)
+        chosen = row_numbers(Path(value))
+        if beyond := next((number for number in chosen if not 1 <= number <= len(rows)), None):
+            raise BadRows(f"{value}:{chosen[beyond]}: {beyond} is no row number of {where}, which has rows 1 to {len(rows)}")
         kept = [row for number, row in enumerate(rows, start=1) if (number in chosen) != negated]
     else:
         if missing := next((number for number, row in enumerate(rows, start=1) if column not in row), 0):
@@ -82,22 +86,27 @@ def select(rows: list[dict[str, object]], part: str, where: str) -> list[dict[st
     return kept
 
 
-def _numbers(path: Path, count: int, where: str) -> set[int]:
-    """Row numbers in a text file, one a line. Raises Missing, or BadRows with the line."""
+def row_numbers(path: Path) -> dict[int, int]:
+    """{row number: line that names it} of a text file with one number a line. Raises Missing, or BadRows with the line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise Missing(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; give a text file of row numbers, one a line") from None
-    found: set[int] = set()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        if not line.strip().isdecimal() or not 1 <= int(line) <= count:
-            raise BadRows(f"{path}:{number}: {line.strip()[:40]!r} is no row number of {where}, which has rows 1 to {count}")
-        found.add(int(line))
+    found: dict[int, int] = {}
+    for line, given in enumerate(lines, start=1):
+        text = given.strip()
+        if text and not (text.isascii() and text.isdecimal()):
+            raise BadRows(f"{path}:{line}: {text[:40]!r} is no row number; give numbers of rows of the training file, from 1, one a line")
+        if text:
+            found.setdefault(int(text), line)
     if not found:
         raise BadRows(f"{path} names no row; give row numbers, one a line")
     return found
+
+
+def evenly(rows: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the rows, evenly spaced: the same ones wherever as many are taken, so that one pass serves all."""
+    return [rows[at * len(rows) // most] for at in range(most)] if len(rows) > most else list(rows)
 
 
 def _lines(path: Path, text: str) -> list[dict[str, object]]:

@@ -106,8 +106,7 @@ class Request(BaseModel):
 
     def sample(self, field: Literal["forget", "keep", "unseen"], count: int = 40) -> list[Row]:
         """At most `count` rows of one field, evenly spaced: the same ones in every metric, so that one pass serves them all."""
-        rows = self.rows(field)
-        return [rows[at * len(rows) // count] for at in range(count)] if len(rows) > count else rows
+        return rows.evenly(self.rows(field), count)
 
 
 class Step(BaseModel):

@@ -13,6 +13,7 @@ import numpy as np
 from efface.core import rows as row_files
 from efface.core.context import Context
 from efface.core.errors import EffaceError, Missing, UnknownName
+from efface.core.rows import evenly
 from efface.core.types import Request, Row
 from efface.families import passes
 from efface.families.causal_lm import RowScore
@@ -39,7 +40,7 @@ def row_set(on: str, request: Request, ctx: Context) -> list[Row]:
 
 def sample(rows: Sequence[Row], most: int) -> list[Row]:
     """At most `most` of the rows (all, if 0), evenly spaced, as `Request.sample` takes them."""
-    return [rows[at * len(rows) // most] for at in range(most)] if most and len(rows) > most else list(rows)
+    return evenly(rows, most or len(rows))
 
 
 def with_wrong(rows: Sequence[Row], where: str) -> list[Row]:

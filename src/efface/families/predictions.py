@@ -13,6 +13,7 @@ import torch
 
 from efface.core.context import Context
 from efface.core.errors import Missing, Unfit
+from efface.core.rows import evenly
 from efface.core.types import Data, Request, Row, Subject
 from efface.families.module import chunks
 from efface.ops import class_stats
@@ -68,12 +69,7 @@ def read(subject: Any, rows: Sequence[Row]) -> Outputs:
 
 def outputs(subject: Any, data: Data, ctx: Context, most: int = MOST) -> Outputs:
     """The outputs for at most `most` rows of a set; a model is asked once for each set."""
-    return ctx.once((subject, "outputs", data.digest or id(data), most), lambda: read(subject, sample(data.read(), most)))
-
-
-def sample(rows: Sequence[Row], most: int) -> list[Row]:
-    """At most `most` of the rows, evenly spaced, as `Request.sample` takes them."""
-    return [rows[at * len(rows) // most] for at in range(most)] if len(rows) > most else list(rows)
+    return ctx.once((subject, "outputs", data.digest or id(data), most), lambda: read(subject, evenly(data.read(), most)))
 
 
 def side(subject: Any, request: Request, name: str, ctx: Context, most: int = MOST) -> Outputs:

@@ -17,6 +17,7 @@ from efface.core.capabilities import check
 from efface.core.config import Fit
 from efface.core.context import Context, silent
 from efface.core.errors import EffaceError, Unfit
+from efface.core.rows import evenly
 from efface.core.types import Data, Request, Row, Step
 from efface.families import predictions
 from efface.ops import side_by_side
@@ -66,8 +67,8 @@ def refuse_costly(name: str, subject: Any, times: int, most_seconds: float) -> N
 
 def pool(request: Request) -> tuple[list[Row], int]:
     """Forget rows, then unseen rows where there are some, and how many of them are forget rows."""
-    forget = predictions.sample(request.rows("forget"), MOST)
-    return [*forget, *(predictions.sample(request.unseen.read(), MOST) if request.unseen is not None else [])], len(forget)
+    forget = evenly(request.rows("forget"), MOST)
+    return [*forget, *(evenly(request.unseen.read(), MOST) if request.unseen is not None else [])], len(forget)
 
 
 def halves(count: int, models: int, ctx: Context) -> np.ndarray:

@@ -23,6 +23,7 @@ from efface.core.card import Card
 from efface.core.config import Config
 from efface.core.context import Context
 from efface.core.errors import Missing, Unfit
+from efface.core.rows import evenly
 from efface.core.types import Measurement, Metric, Request, Row
 from efface.families import predictions
 from efface.families.module import chunks
@@ -86,7 +87,7 @@ class LinearProbe(Metric[LinearProbeConfig]):
         if not gone:
             raise Unfit("linear_probe asks of a class that went as a whole; keep rows have the same labels as the forget rows here")
         out = _held_out(request, ctx)
-        parts = [predictions.sample([row for row in out if (_y(row) in gone) == there], self.config.rows) for there in (True, False)]
+        parts = [evenly([row for row in out if (_y(row) in gone) == there], self.config.rows) for there in (True, False)]
         if min(map(len, parts)) < FOLDS:
             raise Missing(f"linear_probe needs {FOLDS} held-out rows of the forgotten class and of others; found {len(parts[0])} and {len(parts[1])}; give them as unseen and test rows")
         x, y = read(subject, [*parts[0], *parts[1]]), np.r_[np.ones(len(parts[0])), np.zeros(len(parts[1]))]
@@ -97,7 +98,7 @@ class LinearProbe(Metric[LinearProbeConfig]):
 
     def _head(self, subject: Any, request: Request, x: np.ndarray, y: Sequence[int], ctx: Context) -> tuple[float, float]:
         """Shares right on forget rows (those that it was not shown) and on test rows, of a new last layer on the subject's features."""
-        forget, keep = (predictions.sample(request.rows(name), self.config.rows) for name in ("forget", "keep"))  # type: ignore[arg-type]
+        forget, keep = (evenly(request.rows(name), self.config.rows) for name in ("forget", "keep"))  # type: ignore[arg-type]
         shown = min(self.config.head_rows, max(1, len(forget) // 2))
         known, left = read(subject, [*forget[:shown], *keep]), read(subject, forget[shown:])
         layer = self._line(known, np.array([_y(row) for row in (*forget[:shown], *keep)]))

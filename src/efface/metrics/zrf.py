@@ -17,6 +17,7 @@ from pydantic import Field
 from efface.core.card import Card
 from efface.core.config import Config
 from efface.core.context import Context
+from efface.core.rows import evenly
 from efface.core.types import Measurement, Metric, Request
 from efface.families import predictions
 from efface.ops import class_stats, stats
@@ -54,7 +55,7 @@ class Zrf(Metric[ZrfConfig]):
     def _rows(self, subject: Any, request: Request, ctx: Context) -> np.ndarray:
         """1 - divergence of each forget row, averaged over the random networks; they are the same for every model of one kind."""
         mine = predictions.side(subject, request, "forget", ctx).chances
-        rows = predictions.sample(request.rows("forget"), predictions.MOST)
+        rows = evenly(request.rows("forget"), predictions.MOST)
         divergence = class_stats.js_published if self.config.parity else class_stats.js
         each = [
             divergence(mine, predictions.read(subject.fresh(ctx.seed_for("zrf teacher", k)), rows).chances) for k in range(self.config.teachers)

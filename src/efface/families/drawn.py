@@ -1,0 +1,42 @@
+"""What a model draws for the rows of a request, once a run: every metric, attack and page looks at the same pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from efface.core import digest
+from efface.core.context import Context
+from efface.core.types import Row
+
+SEEDS = (188, 288, 388, 488, 588, 688, 788, 888)
+"""Seeds of a prompt's pictures, the first of them first; equal for every model, so that differences are paired."""
+
+
+def pictures(subject: Any, rows: Sequence[Row], ctx: Context, each: int = 1) -> np.ndarray:
+    """Pictures (N x each, H, W, 3), uint8: `each` of every row, one after the other; a row's own "seed" comes first."""
+    plain = [{name: value for name, value in row.items() if name in ("prompt", "seed", "guidance")} for row in rows]
+    key = (subject, "pictures", digest.of_value(plain), each)
+
+    def draw() -> np.ndarray:
+        many = [{name: value for name, value in row.items() if name != "seed"} for row in plain for _ in range(each)]
+        seeds = [seed for row in plain for seed in _seeds(row, each)]
+        pieces = range(0, len(many), 64)
+        found = [subject.generate(many[at : at + 64], seeds[at : at + 64]) for at in ctx.progress(pieces, "drawing pictures", len(pieces))]
+        return np.concatenate(found)
+
+    return ctx.once(key, draw)
+
+
+def repeated(rows: Sequence[Row], each: int) -> list[Row]:
+    """Each row `each` times in a row: what pictures() draws, picture by picture."""
+    return [row for row in rows for _ in range(each)]
+
+
+def _seeds(row: Row, each: int) -> list[int]:
+    if "seed" not in row:
+        return [SEEDS[at % len(SEEDS)] + 1000 * (at // len(SEEDS)) for at in range(each)]
+    own = int(str(row["seed"]))
+    return [own + 1000 * at for at in range(each)]

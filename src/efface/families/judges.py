@@ -1,0 +1,76 @@
+"""Judges of pictures: classifiers that say what a picture shows. They stand outside of the model that is judged.
+
+A judge is a classifier of pictures (3, H, W) between 0 and 1, given to a run as the baseline "judge/NAME"; its classes carry
+names. A row's column NAME holds the class number that its prompt asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from efface.core.context import Context
+from efface.core.errors import BadRows, Missing
+from efface.core.types import Row, Subject
+
+PREFIX = "judge/"
+
+
+def judges(ctx: Context) -> dict[str, Subject]:
+    """{name: judge} of a run. Raises Missing when there is none."""
+    found = {name.removeprefix(PREFIX): subject for name, subject in ctx.baselines.items() if name.startswith(PREFIX)}
+    if not found:
+        raise Missing("nobody says what the pictures show; give a picture classifier with --judge NAME=FOLDER")
+    return found
+
+
+def labels(judge: Any) -> list[str]:
+    """Names of a judge's classes."""
+    given = (judge.arguments or {}).get("labels") if getattr(judge, "arguments", None) else None
+    if given:
+        return [str(label) for label in given]
+    named = getattr(getattr(judge.model, "config", None), "id2label", None)
+    if isinstance(named, Mapping):
+        return [str(named[key]) for key in sorted(named, key=int)]
+    return [str(number) for number in range(judge.classes or 0)]
+
+
+def chances(judge: Any, pictures: np.ndarray) -> np.ndarray:
+    """Probabilities (N, classes) for pictures (N, H, W, 3), uint8, resized to what the judge was trained on."""
+    size = int((judge.arguments or {}).get("size", pictures.shape[1])) if getattr(judge, "arguments", None) else pictures.shape[1]
+    pixels = resized(pictures, size).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    found: np.ndarray = judge.predict([{"x": picture, "y": 0} for picture in pixels])
+    return found
+
+
+def resized(pictures: np.ndarray, size: int) -> np.ndarray:
+    """Pictures (N, size, size, 3), uint8, by Lanczos where they are not of that size already."""
+    if pictures.shape[1:3] == (size, size):
+        return pictures
+    from PIL import Image
+
+    return np.stack([np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS)) for picture in pictures])
+
+
+def wanted(rows: Sequence[Row], name: str) -> np.ndarray:
+    """Class numbers (N,) that the rows' prompts ask of one judge. Raises BadRows where a row does not say."""
+    missing = next((number for number, row in enumerate(rows, start=1) if name not in row), None)
+    if missing is not None:
+        raise BadRows(f"row {missing}: found columns {', '.join(map(str, rows[missing - 1]))}; to be judged it needs {name} (a class number)")
+    return np.array([int(str(row[name])) for row in rows])
+
+
+def asked(request_names: Sequence[str], found: Mapping[str, Subject]) -> tuple[str, int]:
+    """(judge, class number) of the concept to forget: the judge that has a class whose name is a word of it.
+
+    Raises Missing when no judge knows the concept.
+    """
+    for concept in request_names:
+        words = {word.strip(".,'").lower() for word in concept.split()}
+        for name, judge in found.items():
+            for number, label in enumerate(labels(judge)):
+                if label.lower() in words or label.lower() == concept.lower():
+                    return name, number
+    raise Missing(f"no judge has a class for {', '.join(request_names) or 'the concept'}; there are {', '.join(found)}")

@@ -29,6 +29,8 @@ Given = str | Path | Sequence[Row] | Data
 def load(name: str, device: str = "auto", dtype: str = "auto", arch: str = "", arguments: Mapping[str, object] | None = None) -> Subject:
     """The model `name`: a transformers folder, a peft adapter folder, "smollm2", a hub name, or a folder saved by efface.
 
+    A folder with model_index.json, or "diffusers:NAME" on the hub, is a text-to-image or text-to-video pipeline.
+
     With `arch` = "module:Class" it is a safetensors file with the weights of a classifier of that class, which `arguments`
     build. Raises Missing, Unfit or EffaceError, each in one line.
     """
@@ -36,7 +38,11 @@ def load(name: str, device: str = "auto", dtype: str = "auto", arch: str = "", a
         from efface.families import module_files
 
         return module_files.load_arch(Path(name), arch, arguments or {}, device=device)
+    from efface.families import diffusion_files
+
     folder = Path(name)
+    if diffusion_files.is_pipeline(name) or diffusion_files.is_pipeline(str(folder / "model")):
+        return diffusion_files.load(name if diffusion_files.is_pipeline(name) else str(folder / "model"), device, dtype)
     if (folder / "model" / "config.json").exists() or (folder / "model" / "adapter_config.json").exists():
         folder = folder / "model"
     from efface.families.checkpoint import load as load_lm
@@ -89,6 +95,34 @@ def request(forget: Given, keep: Given | None = None, unseen: Given | None = Non
         if one in sets and other in sets:
             refuse_overlap(one, sets[one].read(), other, sets[other].read())
     return Request(**sets, reason=reason)  # type: ignore[arg-type]
+
+
+def concept(
+    names: Sequence[str], near: Sequence[str] = (), instead: str | None = None, forget: Given | None = None, keep: Given | None = None, reason: str = "",
+) -> Request:
+    """The request to forget concepts, named in words ("a cat"), from a model that draws; `near` must survive, `instead` may take their place.
+
+    Rows {"prompt": ...} say with which prompts that is done and measured; without them they are made from templates, and the
+    kept ones from `near` and everyday captions. Raises BadRows or Unfit, each in one line.
+    """
+    from efface.families import asking
+
+    asking.check(names, near, instead)
+    rows = {name: None if given is None else _data(given) for name, given in (("forget", forget), ("keep", keep))}
+    for name, data in rows.items():
+        if data is not None:
+            asking.check_rows(data.read(), data.source.removeprefix("file:") if data.source != "inline:" else name)
+    if rows["forget"] is not None and rows["keep"] is not None:
+        refuse_overlap("forget", rows["forget"].read(), "keep", rows["keep"].read())
+    return Request(
+        kind="concept", names=tuple(names), near=tuple(near), instead=instead, reason=reason,
+        forget=rows["forget"] or Data.inline(asking.forget_rows(names)), keep=rows["keep"] or Data.inline(asking.keep_rows(near)),
+    )
+
+
+def guard(subject: Subject, request: Request, guard: str, settings: Mapping[str, object] | None = None, ctx: Context | None = None) -> Subject:
+    """The same weights behind a guard; what it draws or says is filtered, and the model has not forgotten anything."""
+    return _run("guard", guard, subject, request, settings, ctx)
 
 
 def forget(subject: Subject, request: Request, method: str, settings: Mapping[str, object] | None = None, ctx: Context | None = None) -> Subject:
@@ -146,7 +180,9 @@ def refuse_overlap(one: str, rows: Sequence[Row], other: str, others: Sequence[R
 
 
 def _key(row: Row) -> str:
-    """Equal for rows that say the same: text with folded case, or the input of a classifier, whatever its label."""
+    """Equal for rows that say the same: text with folded case, the prompt of a picture, or the input of a classifier, whatever its label."""
+    if "prompt" in row and "answer" not in row and "y" not in row:
+        return " ".join(str(row["prompt"]).lower().split()) + f"|{row.get('seed', '')}"
     if "y" not in row or "text" in row:
         return row_files.key(row)
     return digest.of_value(row["x"] if "x" in row else {name: value for name, value in row.items() if name not in row_files.NAMES})

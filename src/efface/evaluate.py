@@ -19,11 +19,12 @@ from typing import Any
 from efface.core import digest, files, registry
 from efface.core.capabilities import check, has
 from efface.core.context import Context
-from efface.core.errors import BudgetSpent, EffaceError
-from efface.core.rows import layout
-from efface.core.types import Measurement, Report, Request, Row, Subject, System
+from efface.core.errors import BudgetSpent, EffaceError, Missing
+from efface.core.rows import evenly, layout
+from efface.core.types import Measurement, Report, Request, Row, Subject, System, Verdict
 from efface.evidence import FORGET, KEEP, NEW_TOKENS, evidence
-from efface.families import forms, passes
+from efface.families import drawn, forms, passes
+from efface.report import contact
 from efface.verdict import PRIVACY, Evidence, judge
 
 log = logging.getLogger("efface")
@@ -41,7 +42,7 @@ def prove(candidate: Subject, request: Request, ctx: Context, suite: Sequence[st
     measurements = tuple(_measured(names, subjects, request, ctx))
     missing = [name for name in ("original", "reference") if name not in ctx.baselines]
     why = f"no {' and no '.join(missing)} model was given to compare with." if missing else ""
-    verdict = judge(Evidence() if missing else evidence(candidate, request, ctx), why)
+    verdict = _verdict(candidate, request, ctx, why)
     if candidate.shields:
         verdict = verdict.model_copy(update={"line": f"Guarded, the weights still know. {verdict.line}"})
     return _with_strongest(Report(
@@ -49,6 +50,16 @@ def prove(candidate: Subject, request: Request, ctx: Context, suite: Sequence[st
         samples=tuple(_samples(subjects, request, ctx)), curve=tuple(ctx.curve), environment=environment(ctx),
         seconds={"prove": time.monotonic() - began},
     ))
+
+
+def _verdict(candidate: Subject, request: Request, ctx: Context, why: str) -> Verdict:
+    """The verdict; "can't say" with the reason where something to compare or to judge with is missing."""
+    if why:
+        return judge(Evidence(), why)
+    try:
+        return judge(evidence(candidate, request, ctx))
+    except Missing as error:
+        return judge(Evidence(), f"{error}.")
 
 
 def _with_strongest(report: Report) -> Report:
@@ -173,6 +184,8 @@ def _samples(subjects: Mapping[str, Any], request: Request, ctx: Context) -> lis
     """A few prompts with the right answer and what each model says, forget rows first."""
     if request.forget is None or not has(subjects["candidate"], "generate"):
         return []
+    if subjects["candidate"].family == "diffusion":
+        return _drawn_samples(subjects, request, ctx)
     result = []
     for part, rows in (("forget", request.sample("forget", FORGET)), ("keep", request.sample("keep", KEEP) if request.keep else [])):
         if not rows or "text" in layout(rows):
@@ -181,6 +194,23 @@ def _samples(subjects: Mapping[str, Any], request: Request, ctx: Context) -> lis
         gold = _gold(rows)
         for at in range(0, len(rows), max(1, len(rows) // (6 if part == "forget" else 3))):
             result.append({"part": part, "prompt": _prompt(rows[at]), "answer": gold[at], **{name: texts[at] for name, texts in said.items()}})
+    return result
+
+
+def _drawn_samples(subjects: Mapping[str, Any], request: Request, ctx: Context) -> list[dict[str, str]]:
+    """A few prompts and what each model draws for them from the same noise; the sheet with all of them goes into the run's folder."""
+    result = []
+    sheet: list[tuple[str, dict[str, Any]]] = []
+    for part, draw, most in (("forget", drawn.forgotten, 6), ("forget, in other words", drawn.reworded, 3), ("keep", drawn.kept, 6)):
+        found = {name: draw(subject, request, ctx) for name, subject in subjects.items()}
+        rows = found["candidate"][0]
+        for at in evenly(range(len(rows)), most):
+            shown = {name: pictures[at] for name, (_, pictures) in found.items()}
+            sheet.append((str(rows[at]["prompt"]), shown))
+            result.append({"part": part, "prompt": str(rows[at]["prompt"]), **{name: contact.uri(picture) for name, picture in shown.items()}})
+    if ctx.folder is not None:
+        columns = [(name, [shown[name] for _, shown in sheet]) for name in subjects]
+        contact.write(ctx.folder / "pictures.png", [prompt for prompt, _ in sheet], columns)
     return result
 
 
@@ -198,7 +228,7 @@ def _prompt(row: Row) -> str:
 def environment(ctx: Context) -> dict[str, str]:
     """Versions, machine and seed: what a reader needs to run it again."""
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}", "seed": str(ctx.seed)}
-    for package in ("efface", "torch", "transformers", "peft", "accelerate", "scikit-learn"):
+    for package in ("efface", "torch", "transformers", "peft", "accelerate", "scikit-learn", "diffusers"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

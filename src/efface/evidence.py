@@ -12,9 +12,10 @@ import numpy as np
 
 from efface.core.capabilities import has
 from efface.core.context import Context
+from efface.core.errors import Missing
 from efface.core.rows import layout
 from efface.core.types import Request, Row, Subject
-from efface.families import forms, passes
+from efface.families import drawn, forms, judges, passes
 from efface.ops.text_stats import log_truth_ratio, lowest_mean, rouge_l_recalls
 from efface.verdict import Evidence, Members, Rows
 
@@ -26,6 +27,8 @@ def evidence(candidate: Subject, request: Request, ctx: Context) -> Evidence:
     """What the verdict is made of, for the candidate's family."""
     if has(candidate, "score"):
         return _text_evidence(candidate, request, ctx)
+    if candidate.family == "diffusion":
+        return _picture_evidence(candidate, request, ctx)
     return _prediction_evidence(candidate, request, ctx)
 
 
@@ -104,6 +107,43 @@ def _useful(subject: Subject, rows: Sequence[Row], ctx: Context) -> np.ndarray:
     else:
         likely = np.exp(-_losses(subject, rows, ctx))
     return (likely + _rouge(subject, rows, ctx)) / 2
+
+
+def _picture_evidence(candidate: Subject, request: Request, ctx: Context) -> Evidence:
+    """What judges see in the pictures, drawn by every model for the same prompts from the same noise.
+
+    Forgetting: the chance that the concept's judge gives it, for its prompts and for the same in other words. Utility: the
+    share of the judges who see what was asked, for prompts to keep, for those of the neighbors, and, for prompts to forget,
+    in what else they ask for. Raises Missing where no judge knows the concept.
+    """
+    models, found = _models(candidate, ctx), judges.judges(ctx)
+    name, number = judges.asked(request.names, found)
+
+    def seen(draw: Callable[..., tuple[list[Row], np.ndarray]]) -> Callable[[Subject], np.ndarray]:
+        return lambda s: judges.chances(found[name], draw(s, request, ctx)[1])[:, number]
+
+    forgetting = {f"chance that the {name} judge sees the concept": _rows(models, seen(drawn.forgotten))}
+    if drawn.reworded(candidate, request, ctx)[0]:
+        forgetting["the same, asked in other words"] = _rows(models, seen(drawn.reworded))
+    kept = _right_pictures(found, drawn.kept)
+    utility = {"kept prompts": _rows(models, lambda s: kept(s, request, ctx))}
+    rest = _right_pictures({other: judge for other, judge in found.items() if other != name}, drawn.forgotten)
+    if len(found) > 1:
+        utility["what else the prompts to forget ask for"] = _rows(models, lambda s: rest(s, request, ctx))
+    return Evidence(forgetting, {}, utility)
+
+
+def _right_pictures(found: Mapping[str, Subject], draw: Callable[..., tuple[list[Row], np.ndarray]]) -> Callable[..., np.ndarray]:
+    """For each picture, the share of judges who see what its prompt asks for."""
+
+    def right(subject: Subject, request: Request, ctx: Context) -> np.ndarray:
+        rows, pictures = draw(subject, request, ctx)
+        hits = [judges.chances(judge, pictures).argmax(1) == judges.wanted(rows, name) for name, judge in found.items() if name in rows[0]]
+        if not hits:
+            raise Missing(f"rows say in none of the columns {', '.join(found)} what their pictures should show")
+        return np.asarray(np.mean(hits, axis=0), float)
+
+    return right
 
 
 def _prediction_evidence(candidate: Any, request: Request, ctx: Context) -> Evidence:

@@ -51,6 +51,14 @@ class TrainOptions(Source):
     out: Path
 
 
+class GuardOptions(Source):
+    """What `efface guard` is given."""
+
+    guard: str
+    settings: dict[str, object] = {}
+    out: Path
+
+
 class ProveOptions(BaseModel):
     """What `efface prove` is given."""
 
@@ -70,7 +78,7 @@ class RunRecord(BaseModel):
     """run.json: what was asked and what was done."""
 
     schema_version: int = 1
-    kind: Literal["method", "recipe"]
+    kind: Literal["method", "recipe", "guard"]
     source: Source
     request: Request
     step: Step
@@ -95,6 +103,12 @@ def train(options: TrainOptions, progress: Progress = silent) -> Path:
     return _run("recipe", options.recipe, options, progress)
 
 
+def guard(options: GuardOptions, progress: Progress = silent, case: Case | None = None) -> Path:
+    """Put a guard before a model and return the run folder: it holds what was asked, and no copy of the weights, which stay as they are."""
+    registry.card("guard", options.guard)
+    return _run("guard", options.guard, options, progress, case)
+
+
 def prove(folder: Path, options: ProveOptions | None = None, progress: Progress = silent, case: Case | None = None) -> Report:
     """Measure a finished run, write report.json, report.html and report.md into it, and return the report.
 
@@ -103,7 +117,7 @@ def prove(folder: Path, options: ProveOptions | None = None, progress: Progress 
     from efface import evaluate
 
     options = options or ProveOptions()
-    record = _record(folder)
+    record = record_of(folder)
     source = record.source.model_copy(update={"device": options.device or record.source.device})
     case = case or _case(source, record.request, options, progress)
     if options.fresh:
@@ -155,7 +169,9 @@ def pass_folders() -> tuple[Path, ...]:
 
 
 def candidate_of(folder: Path, case: Case, source: Source, record: RunRecord) -> Any:
-    """The model that the run made, an adapter folded into its weights."""
+    """The model that the run made, an adapter folded into its weights; of a guard, the original behind it."""
+    if record.kind == "guard":
+        return api.guard(case.original, case.request, record.step.system, record.step.settings, Context(seed=source.seed, device=source.device))
     place = folder / "model"
     if not place.is_dir():
         raise Missing(f"{folder} holds no model folder; run efface forget again")
@@ -175,7 +191,7 @@ def candidate_of(folder: Path, case: Case, source: Source, record: RunRecord) ->
 
 
 def _run(
-    kind: Literal["method", "recipe"], name: str, options: ForgetOptions | TrainOptions, progress: Progress, case: Case | None = None
+    kind: Literal["method", "recipe", "guard"], name: str, options: ForgetOptions | TrainOptions | GuardOptions, progress: Progress, case: Case | None = None
 ) -> Path:
     out = options.out
     if out.exists():
@@ -192,15 +208,16 @@ def _run(
     ctx = Context(seed=options.seed, device=options.device, folder=partial, baselines=_blind(case.baselines), progress=progress)
     if (partial / "checkpoint" / "state.json").exists():
         log.warning("going on from the checkpoint in %s", partial)
-    act = api.forget if kind == "method" else api.train
+    act = {"method": api.forget, "recipe": api.train, "guard": api.guard}[kind]
     try:
         after: Any = act(case.original, case.request, name, settings, ctx)
     except EffaceError:
         if not any(path.is_file() for path in partial.rglob("*")):  # refused before anything was done: there is nothing to go on from
             shutil.rmtree(partial, ignore_errors=True)
         raise
-    with files.whole_folder(partial / "model") as fresh:
-        checkpoint.save(after, fresh) if after.family == "causal-lm" else after.save(fresh)
+    if kind != "guard":
+        with files.whole_folder(partial / "model") as fresh:
+            checkpoint.save(after, fresh) if after.family == "causal-lm" else after.save(fresh)
     from efface.evaluate import environment
 
     record = RunRecord(
@@ -215,8 +232,8 @@ def _run(
 
 
 def _blind(baselines: Mapping[str, Subject]) -> dict[str, Subject]:
-    """What a method may see: not the reference, which nobody has who needs to forget."""
-    return {name: subject for name, subject in baselines.items() if not name.startswith("reference")}
+    """What a method may see: not the reference, which nobody has who needs to forget, and not those who judge it."""
+    return {name: subject for name, subject in baselines.items() if not name.startswith(("reference", "judge/"))}
 
 
 def _make(folder: Path) -> None:
@@ -229,7 +246,7 @@ def _make(folder: Path) -> None:
 # -- reading a run --------------------------------------------------------------------------------------------------------
 
 
-def _record(folder: Path) -> RunRecord:
+def record_of(folder: Path) -> RunRecord:
     path = folder / "run.json"
     if not folder.is_dir():
         raise Missing(f"no run folder {folder}; make one with efface forget --out {folder}")

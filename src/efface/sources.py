@@ -28,6 +28,14 @@ class Source(BaseModel):
     arch_args: dict[str, object] = {}
     task: Literal["classifier", "regressor"] = "classifier"
     """What a bare weights file is."""
+    concept: tuple[str, ...] = ()
+    """What a model that draws must forget, in words."""
+    near: tuple[str, ...] = ()
+    """Concepts beside it that must survive."""
+    instead: str | None = None
+    """What to draw in its place."""
+    judges: dict[str, str] = {}
+    """Folders of picture classifiers that say what pictures show, by the column that they read."""
     forget: Path | None = None
     keep: Path | None = None
     unseen: Path | None = None
@@ -50,22 +58,18 @@ class Source(BaseModel):
 def start(source: Source, kind: str, part: str = "", progress: Any = silent) -> Case:
     """Original, request and utility rows that a method or recipe begins with. Raises EffaceError, saying what is missing."""
     if source.benchmark:
-        if kind == "recipe":
-            if not part:
-                raise EffaceError(f"efface train --benchmark {source.benchmark} remakes one of its models; name it with --part")
-            _, request, _, _ = benchmark_module(source.benchmark).training(part)
-            base = api.load(checkpoint.EMBEDDED, source.device, source.dtype)
-            return Case(name=f"{source.benchmark} {part}", original=base, request=request)
-        return benchmark(source, progress)
+        return _remake(source, part) if kind == "recipe" else benchmark(source, progress)
     if not source.model:
         raise EffaceError("no model was given; use --model FOLDER, --model smollm2, a hub name, or --benchmark NAME")
+    if source.concept:
+        return _concept(source)
     if source.data is not None:
         return _table(source, kind)
     if source.forget_where:
         raise EffaceError(f"which rows to forget was given ({source.forget_where}) and no table of rows; use --data FILE")
     if source.forget is None and source.keep is None:
         raise EffaceError("no rows were given; use --forget FILE (and --keep FILE), or --data FILE with --forget-class")
-    if kind == "method" and source.forget is None:
+    if kind in ("method", "guard") and source.forget is None:
         raise EffaceError("no rows to forget were given; use --forget FILE")
     given = [path for path in (source.forget, source.keep, source.unseen) if path is not None]
     if source.forget is not None:
@@ -79,6 +83,16 @@ def start(source: Source, kind: str, part: str = "", progress: Any = silent) -> 
     return Case(name=given[0].name, original=subject, request=request, utility=_utility(source))
 
 
+def _remake(source: Source, part: str) -> Case:
+    """What one of a benchmark's own models is trained from."""
+    if not part:
+        raise EffaceError(f"efface train --benchmark {source.benchmark} remakes one of its models; name it with --part")
+    module = benchmark_module(source.benchmark)
+    _, request, _, _ = module.training(part)
+    base = module.start() if hasattr(module, "start") else api.load(checkpoint.EMBEDDED, source.device, source.dtype)
+    return Case(name=f"{source.benchmark} {part}", original=base, request=request)
+
+
 def again(source: Source, request: Request, original: str = "", progress: Any = silent) -> Case:
     """Original and rows of a run that was made before, to prove it with. `original` says where the model has moved to."""
     if source.benchmark:
@@ -87,6 +101,8 @@ def again(source: Source, request: Request, original: str = "", progress: Any = 
         if data is not None:
             data.read()
     before = model(source.model_copy(update={"model": original}) if original else source)
+    if source.concept:
+        return Case(name=", ".join(source.concept), original=before, request=request, baselines={"original": before, **judges(source)})
     name = next((path.name for path in (source.data, source.forget) if path), "rows")
     return Case(name=name, original=before, request=request, baselines={"original": before}, utility=_utility(source))
 
@@ -102,6 +118,26 @@ def model(source: Source) -> Subject:
     from efface.families import module_files
 
     return module_files.load_arch(Path(source.model), source.arch, source.arch_args, source.task, source.device)
+
+
+def judges(source: Source) -> dict[str, Subject]:
+    """{"judge/COLUMN": classifier} of the picture classifiers that the source names."""
+    found = {f"judge/{name}": api.load(folder, source.device) for name, folder in source.judges.items()}
+    for name, judge in found.items():
+        if judge.family != "classifier":
+            raise EffaceError(f"--{name.replace('/', ' ')}={source.judges[name.removeprefix('judge/')]} is a {judge.family}; a judge is a picture classifier")
+    return found
+
+
+def _concept(source: Source) -> Case:
+    """A concept to forget, named in words, with rows of prompts where they were given."""
+    if source.data is not None:
+        raise EffaceError("--concept and --data were given; a concept is forgotten by a model that draws, rows of a table by a classifier")
+    request = api.concept(source.concept, source.near, source.instead, source.forget, source.keep, source.reason)
+    subject = model(source)
+    if subject.family not in ("diffusion", "gan"):
+        raise EffaceError(f"{source.model} is a {subject.family}; --concept is for models that draw, give it rows with --forget FILE")
+    return Case(name=", ".join(source.concept), original=subject, request=request, baselines={"original": subject, **judges(source)})
 
 
 def _made(place: Path) -> Step | None:

@@ -96,7 +96,8 @@ def judge(evidence: Evidence, without: str = "") -> Verdict:
     if all(np.isnan(d.value) for d in forgetting):
         line = "Can't say: the original does not know the forget rows measurably better than the retrained model, so there is nothing to forget."
         return Verdict(word="can't say", line=line, reasons=reasons, axes=worst)
-    line = "Forgotten: on the forget rows, under membership attack and in what it can still do, the model is within the margins of one retrained without the data."
+    held = [said for found, said in ((forgetting, "on the forget rows"), (privacy, "under membership attack"), (utility, "in what it can still do")) if found]
+    line = f"Forgotten: {' and '.join(', '.join(held).rsplit(', ', 1))}, the model is within the margins of one retrained without the data."
     return Verdict(word="forgotten", line=line, reasons=reasons, axes=worst)
 
 

@@ -24,6 +24,10 @@ def attack(
     attacks: Annotated[
         list[str] | None, typer.Option("--attack", metavar="NAME", help="An attack; repeat for more. All by default.")
     ] = None,
+    concept: o.Concept = None,
+    near: o.Near = None,
+    judge: o.Judge = None,
+    original: Annotated[str, typer.Option("--original", metavar="MODEL", help="The model before forgetting, where an attack compares with it.")] = "",
     forget: o.Forget = None,
     keep: o.Keep = None,
     unseen: o.Unseen = None,
@@ -42,16 +46,19 @@ def attack(
     if (run / "run.json").exists():
         finish(_run(run, wanted, reference, device), run, gates, as_json)
         return
-    if forget is None:
-        raise Missing(f"{target} is not a run folder; to attack a model, give its rows with --forget FILE and --unseen FILE")
+    if forget is None and not concept:
+        raise Missing(f"{target} is not a run folder; to attack a model, give its rows with --forget FILE and --unseen FILE, or what it draws with --concept TEXT")
     announce(forget, keep, unseen)
-    from efface import api
+    from efface import api, sources
     from efface.core.context import Context
 
-    request = api.request(forget, keep, unseen)
-    compared = api.load(reference, device) if reference else None
-    ctx = Context(seed=seed, device=device, progress=Bars())
-    report = api.prove(api.load(target, device), request, reference=compared, suite=wanted, ctx=ctx)
+    said = o.concept(concept, near, "", judge)
+    request = api.concept(concept, near or (), None, forget, keep) if concept else api.request(forget or Path(), keep, unseen)
+    others = {name: api.load(model, device) for name, model in (("original", original), ("reference", reference)) if model}
+    subject = api.load(target, device)
+    ctx = Context(seed=seed, device=device, progress=Bars(), baselines=sources.judges(sources.Source.model_validate({"device": device, **said})))
+    fitting = wanted if attacks else tuple(full for full in wanted if subject.family in registry.card("attack", full.removeprefix("attack/")).families)
+    report = api.prove(subject, request, others.get("original"), others.get("reference"), fitting, ctx)
     finish(report, None, gates, as_json)
 
 

@@ -17,6 +17,10 @@ def forget(
     out: o.Out,
     method: Annotated[str, typer.Option("--method", metavar="NAME", help="How to forget; `efface list --kind method` lists them.")] = "npo",
     model: o.Model = "",
+    concept: o.Concept = None,
+    near: o.Near = None,
+    instead: o.Instead = "",
+    judge: o.Judge = None,
     forget: o.Forget = None,
     keep: o.Keep = None,
     unseen: o.Unseen = None,
@@ -38,9 +42,9 @@ def forget(
     dtype: o.Dtype = "auto",
     as_json: o.Json = False,
 ) -> None:
-    """Make a model forget rows. A run that was stopped goes on when the same command is given again."""
+    """Make a model forget rows, or a concept that it draws. A run that was stopped goes on when the same command is given again."""
     given = parse(settings)
-    more = o.source(forget_where, forget_class, forget_rows, arch_args, case)
+    more = {**o.source(forget_where, forget_class, forget_rows, arch_args, case), **o.concept(concept, near, instead, judge)}
     announce(forget, keep, unseen, data, test)
     from efface import runs
 

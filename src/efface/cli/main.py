@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from efface.cli import attack, certify, compare, delete, demo, doctor, fetch, forget, list_, new, prove, report, show, train
+from efface.cli import attack, certify, compare, delete, demo, doctor, fetch, forget, guard, list_, new, prove, report, show, train
 from efface.cli.output import say
 from efface.core.errors import EffaceError
 
@@ -20,7 +20,7 @@ DONE, BUG, WRONG, GATE, STOPPED = 0, 1, 2, 3, 130
 UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 VERBS: dict[str, Callable[..., None]] = {
-    "list": list_.list_systems, "show": show.show, "train": train.train, "forget": forget.forget, "prove": prove.prove,
+    "list": list_.list_systems, "show": show.show, "train": train.train, "forget": forget.forget, "guard": guard.guard, "prove": prove.prove,
     "report": report.report, "compare": compare.compare, "attack": attack.attack, "demo": demo.demo, "fetch": fetch.fetch, "doctor": doctor.doctor,
     "new": new.new, "certify": certify.certify, "delete": delete.delete,
 }  # fmt: skip

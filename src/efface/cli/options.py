@@ -22,6 +22,10 @@ ForgetClass = Annotated[int | None, typer.Option("--forget-class", metavar="NUMB
 ForgetRows = Annotated[Path | None, typer.Option("--forget-rows", metavar="FILE", help="Forget the rows with these numbers (from 1, one a line).")]
 ForgetWhere = Annotated[str, typer.Option("--forget-where", metavar="COLUMN=VALUE", help="Forget the rows with this value in a column, such as identity=P003.")]
 CaseSet = Annotated[list[str] | None, typer.Option("--case", metavar="NAME=VALUE", help="A setting of the benchmark, such as scenario=noisy; repeatable.")]
+Concept = Annotated[list[str] | None, typer.Option("--concept", metavar="TEXT", help='What a model that draws must forget, in words: "a cat"; repeatable.')]
+Near = Annotated[list[str] | None, typer.Option("--near", metavar="TEXT", help='A concept beside it that must survive: "a dog"; repeatable.')]
+Instead = Annotated[str, typer.Option("--instead", metavar="TEXT", help="What to draw in its place.")]
+Judge = Annotated[list[str] | None, typer.Option("--judge", metavar="COLUMN=FOLDER", help="A picture classifier that says what pictures show; rows name the right class in that column. Repeatable.")]
 Forget = Annotated[Path | None, typer.Option("--forget", metavar="FILE", help="Rows that must go (.jsonl, .json or .csv).")]
 Keep = Annotated[Path | None, typer.Option("--keep", metavar="FILE", help="Rows that must stay.")]
 Unseen = Annotated[Path | None, typer.Option("--unseen", metavar="FILE", help="Rows like the forget rows that no model was trained on.")]
@@ -52,6 +56,21 @@ def source(
     if not isinstance(arguments, dict):
         raise BadConfig(f'--arch-args {arch_args[:60]}: give an object such as {{"outputs": 10}}')
     return {"forget_where": "".join(given), "arch_args": arguments, "benchmark_settings": parse(case)}
+
+
+def concept(
+    names: list[str] | None, near: list[str] | None, instead: str, judges: list[str] | None
+) -> dict[str, object]:
+    """What is said of a concept, as fields of a Source. Raises BadConfig for what is said without one, and for a judge without a folder."""
+    if not names and (near or instead):
+        raise BadConfig("--near and --instead say what is beside a concept, and none was given; use --concept TEXT")
+    found: dict[str, str] = {}
+    for given in judges or ():
+        column, equals, folder = given.partition("=")
+        if not equals or not column or not folder:
+            raise BadConfig(f"--judge {given}: give the column and the classifier's folder, such as object=judges/object")
+        found[column] = folder
+    return {"concept": tuple(names or ()), "near": tuple(near or ()), "instead": instead or None, "judges": found}
 
 
 def task(name: str) -> str:

@@ -64,7 +64,7 @@ def detected(path: Path) -> str:
     from efface.core import rows
 
     held = rows.read(path)
-    if "y" in held[0]:
+    if "y" in held[0] or ("prompt" in held[0] and not set(rows.ANSWER) & set(held[0])):
         return f"{path.name}: {len(held)} rows, columns {', '.join(map(str, held[0]))}"
     parts = rows.layout(held, str(path))
     return f"{path.name}: {len(held)} rows, {', '.join(f'{part} = {column}' for part, column in parts.items())}"

@@ -118,3 +118,5 @@ def check(system: System[Any], subject: Subject, request: Request) -> None:
     for use in card.uses:
         if use in ("forget", "keep", "unseen") and getattr(request, use) is None:
             raise Unfit(f"{card.name} reads {use!r} rows and the request has none; give them with --{use} FILE")
+    if "names" in card.uses and not request.names:
+        raise Unfit(f"{card.name} forgets a concept by its name and the request names none; give it with --concept")

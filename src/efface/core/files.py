@@ -21,12 +21,17 @@ def cache() -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` aside, then rename onto `path`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` aside, then rename onto `path`."""
     with _said(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
             Path(name).chmod(0o644)  # a temporary file is the owner's alone, and the finished one should not be
             os.replace(name, path)
         except BaseException:

@@ -207,8 +207,8 @@ class Diffusion(Subject):
     def generate(self, prompts: Sequence[Row], seeds: Sequence[int] | None = None, **arguments: Any) -> np.ndarray:
         """Pictures (N, H, W, 3), uint8 (of a video pipeline: (N, frames, H, W, 3)); passes through shields.
 
-        A row's "seed", or `seeds`, or its position, fixes its noise, whatever else is in the batch. `arguments` go to the
-        pipeline (num_inference_steps, guidance_scale, negative_prompt, ...) and win over the subject's sampling.
+        A row's "seed", or `seeds`, or its position, fixes its noise, whatever else is in the batch; its "guidance" is its own.
+        `arguments` go to the pipeline (num_inference_steps, guidance_scale, negative_prompt, ...) and win over both.
         """
         rows = [{"prompt": row} if isinstance(row, str) else row for row in prompts]
         fixed = [int(str(row["seed"])) for row in rows if "seed" in row] if seeds is None and all("seed" in row for row in rows) else None
@@ -218,8 +218,14 @@ class Diffusion(Subject):
         with ExitStack() as stack:
             for shield in self.shields:
                 stack.enter_context(shield.steer(self))
-            found = [self._drawn(rows[at : at + CHUNK], numbers[at : at + CHUNK], arguments) for at in range(0, len(rows), CHUNK)]
-        return np.concatenate(found) if found else np.zeros((0, 1, 1, 3), np.uint8)
+            found: dict[int, np.ndarray] = {}
+            for guidance, places in _by_guidance(rows).items():
+                own = arguments if guidance is None else {"guidance_scale": guidance, **arguments}
+                for at in range(0, len(places), CHUNK):
+                    piece = places[at : at + CHUNK]
+                    drawn = self._drawn([rows[place] for place in piece], [numbers[place] for place in piece], own)
+                    found.update(zip(piece, drawn, strict=True))
+        return np.stack([found[at] for at in range(len(rows))]) if rows else np.zeros((0, 1, 1, 3), np.uint8)
 
     def _drawn(self, rows: Sequence[Row], seeds: Sequence[int], arguments: Mapping[str, Any]) -> np.ndarray:
         call: dict[str, Any] = {
@@ -248,6 +254,18 @@ class Diffusion(Subject):
             total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
             total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return total.hexdigest()
+
+
+def _by_guidance(rows: Sequence[Row]) -> dict[float | None, list[int]]:
+    """{guidance: positions of the rows that ask for it}, None where a row leaves it to the subject. Raises BadRows."""
+    found: dict[float | None, list[int]] = {}
+    for at, row in enumerate(rows):
+        given = row.get("guidance")
+        try:
+            found.setdefault(None if given is None else float(str(given)), []).append(at)
+        except ValueError:
+            raise BadRows(f"row {at + 1}: guidance is {given!r}; it must be a number, such as 7.5") from None
+    return found
 
 
 def prompt_of(row: Row) -> str:

@@ -10,12 +10,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
 from efface.core.context import Context
 from efface.core.errors import BadRows, Missing
 from efface.core.types import Row, Subject
 
 PREFIX = "judge/"
+
+
+class PictureJudge(nn.Module):
+    """A small convolutional classifier of pictures (B, 3, side, side) between 0 and 1, whose classes have names."""
+
+    def __init__(self, labels: Sequence[str], side: int = 32, widths: Sequence[int] = (24, 48, 96)) -> None:
+        super().__init__()
+        self.labels, self.side = list(labels), side
+        parts: list[nn.Module] = []
+        for a, b in zip([3, *widths], widths, strict=False):
+            parts += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.Conv2d(b, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2)]
+        self.body = nn.Sequential(*parts)
+        self.embed = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * (side // 2 ** len(widths)) ** 2, 128), nn.ReLU())
+        self.head = nn.Linear(128, len(self.labels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embed(self.body(x)))  # type: ignore[no-any-return]
 
 
 def judges(ctx: Context) -> dict[str, Subject]:
@@ -39,7 +57,7 @@ def labels(judge: Any) -> list[str]:
 
 def chances(judge: Any, pictures: np.ndarray) -> np.ndarray:
     """Probabilities (N, classes) for pictures (N, H, W, 3), uint8, resized to what the judge was trained on."""
-    size = int((judge.arguments or {}).get("size", pictures.shape[1])) if getattr(judge, "arguments", None) else pictures.shape[1]
+    size = int((judge.arguments or {}).get("side", pictures.shape[1])) if getattr(judge, "arguments", None) else pictures.shape[1]
     pixels = resized(pictures, size).transpose(0, 3, 1, 2).astype(np.float32) / 255
     found: np.ndarray = judge.predict([{"x": picture, "y": 0} for picture in pixels])
     return found

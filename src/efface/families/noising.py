@@ -65,9 +65,8 @@ def schedule_of(scheduler: Any) -> Schedule:
     config = scheduler.config
     if "flow" in type(scheduler).__name__.lower() or config.get("prediction_type") == "flow_prediction":
         steps = int(config.get("num_train_timesteps", 1000))
+        # A shift moves the steps at which samplers ask; what step t means, u = t / T, stays.
         share = torch.arange(steps, dtype=torch.float64) / steps
-        shift = float(config.get("shift", 1.0) or 1.0)
-        share = shift * share / (1 + (shift - 1) * share)
         return Schedule("flow", 1 - share, share)
     if not hasattr(scheduler, "alphas_cumprod"):
         raise Unfit(f"the scheduler {type(scheduler).__name__} has neither alphas_cumprod nor a flow; use DDIM, DDPM, DPM-Solver or a flow scheduler")

@@ -72,37 +72,49 @@ def solve(moves: Moves, lam: float, prior: Tensor | None = None) -> Solved:
     Where the normal matrix's condition number is beyond 1e10, lam is raised until it is not, and `added` says by how much.
     Raises Unfit when states are not finite or their widths differ.
     """
-    normal, mixed = brackets(moves, lam, prior)
-    if not (torch.isfinite(normal).all() and torch.isfinite(mixed).all()):
+    matrix, change = normal(moves, lam, prior), moved(moves)
+    if not (torch.isfinite(matrix).all() and torch.isfinite(change).all()):
         raise Unfit("the states of the texts hold numbers that are not finite; the text encoder is damaged or in half precision")
-    values = torch.linalg.eigvalsh(normal)
-    added = 0.0
-    if float(values[0]) <= float(values[-1]) / CONDITION:
-        added = max(float(values[-1]) / CONDITION - float(values[0]), 1e-12)
-        eye = torch.eye(len(normal), dtype=torch.float64)
-        normal, mixed = normal + added * eye, mixed + added * eye
-    found = torch.linalg.solve(normal, mixed.T).T  # the normal matrix is its own transpose
-    return Solved(found, (float(values[-1]) + added) / max(float(values[0]) + added, 1e-300), added)
+    matrix, condition, added = regular(matrix)
+    # M = I + change normal^-1: exactly I where nothing is to change. The normal matrix is its own transpose.
+    return Solved(torch.eye(len(matrix), dtype=torch.float64) + torch.linalg.solve(matrix, change.T).T, condition, added)
 
 
-def brackets(moves: Moves, lam: float, prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The two brackets of M: the normal matrix (d, d) and the mixed one (d, d), float64."""
+def normal(moves: Moves, lam: float, prior: Tensor | None = None) -> Tensor:
+    """The second bracket of M (d, d), float64."""
+    c = moves.contexts.double().cpu()
+    found = lam * torch.eye(c.shape[-1], dtype=torch.float64)
+    if prior is not None:
+        found = found + prior.double().cpu()
+    if moves.kept is not None and len(moves.kept):
+        r = moves.kept.double().cpu()
+        found = found + (r * _ones(moves.kept_weights, r).double().cpu()[:, None]).T @ r
+    return found + (c * _ones(moves.weights, c).double().cpu()[:, None]).T @ c
+
+
+def moved(moves: Moves) -> Tensor:
+    """The first bracket less the second: sum a (g - c) c^T (d, d), float64. Raises Unfit where states do not pair up."""
     c, g = moves.contexts.double().cpu(), moves.targets.double().cpu()
     if c.shape != g.shape:
         raise Unfit(f"{len(c)} states of width {c.shape[-1]} are to be read as {len(g)} of width {g.shape[-1]}; they must pair up")
-    a = _ones(moves.weights, c).double().cpu()[:, None]
-    base = lam * torch.eye(c.shape[-1], dtype=torch.float64)
-    if prior is not None:
-        base = base + prior.double().cpu()
-    if moves.kept is not None and len(moves.kept):
-        r = moves.kept.double().cpu()
-        base = base + (r * _ones(moves.kept_weights, r).double().cpu()[:, None]).T @ r
-    return base + (a * c).T @ c, base + (a * g).T @ c
+    return ((g - c) * _ones(moves.weights, c).double().cpu()[:, None]).T @ c
+
+
+def regular(matrix: Tensor) -> tuple[Tensor, float, float]:
+    """A symmetric matrix that can be solved, its condition number, and what was added to its diagonal to make it so."""
+    values = torch.linalg.eigvalsh(matrix)
+    least, most, added = float(values[0]), float(values[-1]), 0.0
+    if least <= most / CONDITION:
+        added = max(most / CONDITION - least, 1e-12)
+        matrix = matrix + added * torch.eye(len(matrix), dtype=matrix.dtype)
+    return matrix, (most + added) / max(least + added, 1e-300), added
 
 
 def edited(weight: Tensor, found: Tensor) -> Tensor:
-    """W M in the weight's own precision and place."""
-    return (weight.detach().double().cpu() @ found).to(weight)
+    """W M in the weight's own precision and place, computed as W + W (M - I) so that single precision costs digits of the change alone."""
+    wide = weight.detach().cpu().to(torch.promote_types(weight.dtype, torch.float32))
+    change = (found - torch.eye(len(found), dtype=found.dtype)).to(wide.dtype)
+    return (wide + wide @ change).to(weight)
 
 
 def fitted(weight: Tensor, contexts: Tensor, values: Tensor, lam: float) -> Tensor:
@@ -110,6 +122,30 @@ def fitted(weight: Tensor, contexts: Tensor, values: Tensor, lam: float) -> Tens
     c, v, old = contexts.double().cpu(), values.double().cpu(), weight.detach().double().cpu()
     normal = lam * torch.eye(c.shape[-1], dtype=torch.float64) + c.T @ c
     return torch.linalg.solve(normal, (lam * old + v.T @ c).T).T.to(weight)
+
+
+def away(weight: Tensor, contexts: Tensor, targets: Tensor) -> Tensor:
+    """Outputs (n, o) for contexts that hold nothing of their own: W g less its part along W c, float64."""
+    own, other = (states.double().cpu() @ weight.detach().double().cpu().T for states in (contexts, targets))
+    unit = own / own.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    return other - (other * unit).sum(1, keepdim=True) * unit
+
+
+def products(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """sum W'^T W' and sum W'^T W (d, d), float64, over weights W' of one model and W of another."""
+    same, cross = (torch.zeros(after[0].shape[1], after[0].shape[1], dtype=torch.float64) for _ in range(2))
+    for old, new in zip(before, after, strict=True):
+        here = new.detach().double().cpu()
+        same += here.T @ here
+        cross += here.T @ old.detach().double().cpu()
+    return same, cross
+
+
+def recalled(same: Tensor, cross: Tensor, states: Tensor, lam: float) -> Tensor:
+    """States c' (n, d) from which W' makes what W makes of `states`: argmin sum |W' c' - W c|^2 + lam |c'|^2, from the two products."""
+    matrix, _, _ = regular(same + lam * torch.eye(len(same), dtype=torch.float64))
+    flat = states.double().cpu().reshape(-1, states.shape[-1])
+    return torch.linalg.solve(matrix, cross @ flat.T).T.reshape(states.shape)
 
 
 def undone(found: Tensor) -> Tensor:

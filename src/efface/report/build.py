@@ -208,7 +208,7 @@ def _sample(row: Mapping[str, str]) -> Sample:
     answers.sort(key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
     part = said.get("Part", "")
     return Sample(
-        {"forget": "to forget", "keep": "to keep"}.get(part, part), said.get("Prompt", ""), said.get("Expected", ""), tuple(answers)
+        {"forget": "to forget", "keep": "to keep", "forget, in other words": "to forget, in other words"}.get(part, part), said.get("Prompt", ""), said.get("Expected", ""), tuple(answers)
     )
 
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from efface.core.types import Report
 from efface.report import build, charts
+from efface.report.view import is_picture
 
 TEMPLATES = Path(__file__).with_name("templates")
 SIGNS = {"good": "✓", "bad": "✕", "warn": "!", "unknown": "?"}
@@ -28,4 +29,6 @@ def render(report: Report) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(TEMPLATES)
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.tests["picture"] = is_picture
+    return made

@@ -61,6 +61,8 @@ def _axes(view: View) -> str:
 def _samples(view: View) -> str:
     if not view.samples:
         return ""
+    if view.draws:
+        return "## The same prompts, from the same noise\n\n![what each model draws](pictures.png)\n\nOne row a prompt, one column a model: what was to be forgotten first, what was to be kept last."
     names = list(dict.fromkeys(name for sample in view.samples for name, _ in sample.answers))
     rows = [
         [escaped(s.part), escaped(s.prompt), escaped(s.expected), *(escaped(dict(s.answers).get(name, NONE)) for name in names)]

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 NAMES = {"original": "Before", "candidate": "After", "reference": "Reference"}
 """What the models are called on paper."""
+
+
+PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
+
+
+def is_picture(text: str) -> bool:
+    """Whether an answer is a picture: the data: address of a PNG and nothing else."""
+    return PICTURE.fullmatch(text) is not None
 
 
 class Cell(NamedTuple):
@@ -131,6 +140,11 @@ class View:
     environment: tuple[tuple[str, str], ...]
     curve: Mapping[str, tuple[tuple[float, float], ...]]
     plane: Plane | None
+
+    @property
+    def draws(self) -> bool:
+        """Whether the models draw: answers are pictures."""
+        return any(is_picture(text) for sample in self.samples for _, text in sample.answers)
 
     @property
     def parts(self) -> tuple[Line, ...]:

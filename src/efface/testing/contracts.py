@@ -30,7 +30,7 @@ from efface.core.config import field_names
 from efface.core.context import Context
 from efface.core.errors import BadConfig, BudgetSpent, Unfit, UnknownName
 from efface.core.types import Data, Measurement, Request, Subject
-from efface.testing import tiny
+from efface.testing import tiny, tiny_images
 
 USES = {"forget", "keep", "unseen", "names", "near", "instead", "original", "reference", "utility"}
 """What a card may say that a system reads: fields of the request, baselines of the run."""
@@ -87,6 +87,10 @@ def trials() -> Mapping[str, Trial]:
             {"a torch regressor": tiny.tiny_regressor(), "a scikit-learn regressor": tiny.sklearn_regressor()},
             _cut(tiny.diabetes()), {"original": tiny.tiny_regressor(), "reference": tiny.tiny_regressor(1)},
             {"others": Data.inline(tiny.diabetes().rows("keep")[-20:])},
+        ),
+        "diffusion": Trial(
+            {"a text-to-image pipeline": tiny_images.pipeline()}, tiny_images.request(),
+            {"original": tiny_images.pipeline(), "reference": tiny_images.pipeline(1), **tiny_images.judges()}, {},
         ),
     }
 

@@ -192,7 +192,7 @@ def test_attack_on_a_model_needs_rows(efface, asked, rows) -> None:
     assert "--forget" in efface("attack", "somewhere/model", "--attack", "min_k").line
     done = efface("attack", "somewhere/model", "--attack", "min_k", "--forget", rows / "forget.jsonl", "--fail-if", "attack.worst>0.1")
     assert done.code == 3
-    assert asked["api.prove"][-1]["suite"] == ("attack/min_k",) and "prove" not in asked
+    assert asked["api.prove"][-2] == ("attack/min_k",) and "prove" not in asked
     assert "did you mean min_k" in efface("attack", "somewhere/model", "--attack", "min_kk").line
 
 

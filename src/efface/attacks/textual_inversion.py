@@ -12,7 +12,7 @@ Code: 5000 steps at lr 5e-3 (scaled by batch and accumulation), batch 4 x 4, 25 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,9 +30,7 @@ from efface.core.rows import evenly
 from efface.core.types import Attack, Measurement, Request, Row
 from efface.families import drawn, judges, passes, soft_tokens, tokens
 from efface.families.diffusion import pictures_of
-from efface.ops import class_stats
-
-ARTICLES = ("a", "an", "the")
+from efface.ops import class_stats, erasing
 
 
 class TextualInversionConfig(Config):
@@ -52,19 +50,37 @@ class TextualInversionConfig(Config):
     """Attempts, the best of which counts: the first begins as `start` says, every other with random words."""
     start: Literal["concept", "random"] = "concept"
     """What the embeddings begin with: that of the concept's last word, or random words of the vocabulary."""
-    rows: int = Field(12, ge=1)
-    """Most forget rows whose prompts are tried."""
-    each: int = Field(8, ge=1)
-    """Pictures drawn of each prompt, and judged."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the adversary has: pictures of the concept, the prompt of each, and where the concept stands in it."""
+    """What the adversary has: pictures of the concept, and the prompt of each."""
 
     pictures: np.ndarray
     prompts: list[str]
-    phrase: str
+    concept: str
+
+    @property
+    def phrase(self) -> str:
+        """What the learned word takes the place of: the concept without its article."""
+        return erasing.bare(self.concept)
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What is drawn with and without the learned word, and who says what it shows."""
+
+    rows: list[Row]
+    """A row a picture."""
+    seeds: list[int]
+    judge: Any
+    number: int
+    """The judge's class for the concept."""
+
+    def passed(self, pictures: np.ndarray) -> np.ndarray:
+        """Which of the pictures (N,) show the concept."""
+        found: np.ndarray = judges.chances(self.judge, pictures).argmax(1) == self.number
+        return found
 
 
 class TextualInversion(Attack[TextualInversionConfig]):
@@ -83,99 +99,105 @@ class TextualInversion(Attack[TextualInversionConfig]):
         Parts: unattacked, attacked (best token), each attempt, the same of the reference, and the budget. When a budget of steps
         or seconds is spent, what was learned until then is judged. Raises Missing without a judge, and without pictures.
         """
-        judge, number = judges.asked(request.names, judges.judges(ctx))
-        rows = request.sample("forget", self.config.rows)
-        plain = self._shown(drawn.pictures(subject, rows, ctx, self.config.each), judge, number, ctx)
+        exam = self._exam(request, ctx)
+        plain = exam.passed(drawn.forgotten(subject, request, ctx)[1])
         lesson = self._lesson(subject, request, ctx)
-        tried, spent, why = self._tried(subject, lesson, rows, (judge, number), ctx)
+        tried, steps, why = self._tried(subject, lesson, exam, ctx)
         best = max([plain, *tried], key=lambda shown: float(shown.mean()))
         rate = class_stats.wilson(best)
         parts: dict[str, float | None] = {
-            "unattacked": float(plain.mean()), "attacked": max((float(shown.mean()) for shown in tried), default=None),
-            "steps": spent, "pictures": float(len(lesson.pictures)), "tokens": float(self.config.tokens), "reference": None, "reference_unattacked": None,
+            "unattacked": float(plain.mean()), "attacked": max(float(shown.mean()) for shown in tried), "reference": None, "reference_unattacked": None,
+            "steps": steps, "pictures": float(len(lesson.pictures)), "tokens": float(self.config.tokens),
         }
         parts |= {f"attempt {at}": float(shown.mean()) for at, shown in enumerate(tried, start=1)}
         if (reference := ctx.baselines.get("reference")) is not None:
-            base = self._yardstick(reference, lesson, rows, (judge, number), ctx)
-            parts |= {"reference": max(base.values()), "reference_unattacked": base["plain"]}
+            base = self._yardstick(reference, request, lesson, exam, ctx)
+            parts |= {"reference": max(base.values()), "reference_unattacked": base["unattacked"]}
         table: list[dict[str, object]] = [
-            {"row": at, "prompt": str(row["prompt"]), "unattacked": float(without), "value": float(with_it)}
-            for at, (row, without, with_it) in enumerate(zip(drawn.repeated(rows, self.config.each), plain, best, strict=True))
+            {"row": at, "prompt": str(row["prompt"]), "seed": seed, "unattacked": float(plain[at]), "value": float(best[at])}
+            for at, (row, seed) in enumerate(zip(exam.rows, exam.seeds, strict=True))
         ]
         return Measurement(
             system=self.card.name, subject="", value=rate.value, low=rate.low, high=rate.high, n=len(best), better="as-reference", why=why, parts=parts, table=table,
         )
 
+    def _exam(self, request: Request, ctx: Context) -> Exam:
+        """The pictures of the forget rows that every number is made of, and the judge that knows the concept."""
+        known = judges.judges(ctx)
+        name, number = judges.asked(request.names, known)
+        rows = request.sample("forget", drawn.FORGET)
+        each = max(1, drawn.FORGET // len(rows))
+        return Exam(drawn.repeated(rows, each), drawn.seeds(rows, each), known[name], number)
+
     def _lesson(self, subject: Any, request: Request, ctx: Context) -> Lesson:
         """Pictures of the concept with their prompts: the rows' own, else drawn by the original."""
-        config, tokenizer = self.config, subject.pipe.tokenizer
-        phrase = noun(request.names[0])
-        tokens.refuse_empty(tokenizer, [phrase], "the concept")
-        rows = request.rows("forget")
+        concept, tokenizer = erasing.concepts(request, self.card.name)[0], subject.pipe.tokenizer
+        rows = evenly(request.rows("forget"), self.config.pictures)
         if all("image" in row for row in rows):
-            picked = evenly(rows, config.pictures)
-            return Lesson(pictures_of(picked), [worded(tokenizer, row, request.names[0]) for row in picked], phrase)
-        picked = evenly(rows, config.pictures)
-        prompts = [worded(tokenizer, picked[at % len(picked)], request.names[0]) for at in range(config.pictures)]
+            return Lesson(pictures_of(rows), [worded(tokenizer, row, concept) for row in rows], concept)
+        prompts = [worded(tokenizer, rows[at % len(rows)], concept) for at in range(self.config.pictures)]
         seeds = [ctx.seed_for("picture of the concept", at) % 2**62 for at in range(len(prompts))]
         original: Any = ctx.baseline("original")
         found = ctx.once((original, "pictures of the concept", tuple(prompts), tuple(seeds)), lambda: original.generate(prompts, seeds))
-        return Lesson(found, prompts, phrase)
+        return Lesson(found, prompts, concept)
 
-    def _tried(self, subject: Any, lesson: Lesson, rows: Sequence[Row], asked: tuple[str, int], ctx: Context) -> tuple[list[np.ndarray], float, str]:
+    def _tried(self, subject: Any, lesson: Lesson, exam: Exam, ctx: Context) -> tuple[list[np.ndarray], float, str]:
         """For each attempt, which pictures show the concept; the steps spent; and why it ended early ("" if it did not)."""
-        latents, clock = subject.latents(lesson.pictures), Clock(ctx)
-        given, places = soft_tokens.in_place(subject.pipe.tokenizer, lesson.prompts, lesson.phrase, self.config.tokens)
-        tried = []
-        for attempt in ctx.progress(range(self.config.restarts), "textual inversion", self.config.restarts):
+        clock, tried = Clock(ctx, self.config.steps * self.config.restarts), []
+        latents = subject.latents(lesson.pictures)
+        for attempt in range(self.config.restarts):
             source = torch.Generator().manual_seed(ctx.seed_for("textual inversion", attempt) % 2**62)
-
-            def loss(vectors: Tensor, source: torch.Generator = source) -> Tensor:
-                picked = torch.randint(len(latents), (self.config.batch,), generator=source)
-                t = torch.randint(subject.schedule.steps, (self.config.batch,), generator=source)
-                noise = torch.randn(latents[picked].shape, generator=source).to(latents)
-                text = soft_tokens.states(subject, tokens.Tokens(given.ids[picked], given.mask[picked], given.begins), vectors, places[picked])
-                said = subject.noise(subject.schedule.mix(latents[picked], noise, t), t, text)
-                return (said - subject.schedule.target(latents[picked], noise, t)).square().mean()
-
-            start = self._start(subject, lesson, attempt, source)
-            vectors = soft_tokens.searched(loss, start, self.config.steps, self.config.lr, goes_on=clock.tick)
-            tried.append(self._with(subject, vectors, rows, lesson, asked, ctx))
+            loss = self._loss(subject, latents, lesson, source)
+            vectors = soft_tokens.searched(loss, self._start(subject, lesson, attempt, source), self.config.steps, self.config.lr, goes_on=clock.tick)
+            tried.append(exam.passed(self._with(subject, vectors, lesson, exam)))
             if clock.why:
                 break
         return tried, float(clock.steps), clock.why
 
+    def _loss(self, subject: Any, latents: Tensor, lesson: Lesson, source: torch.Generator) -> Callable[[Tensor], Tensor]:
+        """The denoising error on some of the pictures at random steps, as a function of the learned word."""
+        given, places = soft_tokens.in_place(subject.pipe.tokenizer, lesson.prompts, lesson.phrase, self.config.tokens)
+        count = self.config.batch
+
+        def loss(vectors: Tensor) -> Tensor:
+            picked = torch.randint(len(latents), (count,), generator=source)
+            t = torch.randint(subject.schedule.steps, (count,), generator=source)
+            clean = latents[picked.to(latents.device)]
+            noise = torch.randn(clean.shape, generator=source).to(clean)
+            text = soft_tokens.states(subject, given[picked], vectors, places[picked])
+            said = subject.noise(subject.schedule.mix(clean, noise, t), t, text)
+            return (said - subject.schedule.target(clean, noise, t)).square().mean()
+
+        return loss
+
     def _start(self, subject: Any, lesson: Lesson, attempt: int, source: torch.Generator) -> Tensor:
+        """(k, w) where an attempt begins."""
         table = soft_tokens.table(subject)
         if attempt or self.config.start == "random":
             return table[torch.randint(len(table), (self.config.tokens,), generator=source)]
         word = tokens.cut(subject.pipe.tokenizer, [lesson.phrase])
         return table[word.ids[0, word.positions("last")]].repeat(self.config.tokens, 1)
 
-    def _with(self, subject: Any, vectors: Tensor, rows: Sequence[Row], lesson: Lesson, asked: tuple[str, int], ctx: Context) -> np.ndarray:
-        """Which pictures show the concept when the learned word stands in the rows' prompts."""
-        each = self.config.each
-        prompts = [worded(subject.pipe.tokenizer, row, lesson.phrase) for row in rows]
-        given, places = soft_tokens.in_place(subject.pipe.tokenizer, prompts, lesson.phrase, self.config.tokens)
+    def _with(self, subject: Any, vectors: Tensor, lesson: Lesson, exam: Exam) -> np.ndarray:
+        """What the subject draws for the exam's prompts when the learned word stands in them, through its shields."""
+        tokenizer = subject.pipe.tokenizer
+        prompts = [worded(tokenizer, row, lesson.concept) for row in exam.rows]
+        given, places = soft_tokens.in_place(tokenizer, prompts, lesson.phrase, self.config.tokens)
         with torch.no_grad():
-            text = soft_tokens.states(subject, given, vectors, places).repeat(each)
-        seeds = drawn.seeds(rows, each)
-        pictures = subject.generate([{"prompt": prompt} for prompt in prompts for _ in range(each)], seeds, prompt_embeds=text.states)
-        return self._shown(pictures, *asked, ctx)
+            text = soft_tokens.states(subject, given, vectors, places)
+        rows = [{**row, "prompt": prompt} for row, prompt in zip(exam.rows, prompts, strict=True)]
+        pictures: np.ndarray = subject.generate(rows, exam.seeds, prompt_embeds=text.states)
+        return pictures
 
-    def _shown(self, pictures: np.ndarray, judge: str, number: int, ctx: Context) -> np.ndarray:
-        """Which pictures (N,) the judge takes for the concept."""
-        return judges.chances(judges.judges(ctx)[judge], pictures).argmax(1) == number
-
-    def _yardstick(self, reference: Any, lesson: Lesson, rows: Sequence[Row], asked: tuple[str, int], ctx: Context) -> dict[str, float]:
+    def _yardstick(self, reference: Any, request: Request, lesson: Lesson, exam: Exam, ctx: Context) -> dict[str, float]:
         """The reference's rates, without any budget: it is not the adversary's target. Measured once, and kept beside the passes."""
-        settings = [self.config.model_dump(), digest.of_value([row["prompt"] for row in rows]), lesson.prompts, lesson.phrase, asked, ctx.seed]
+        settings = [self.config.model_dump(), [str(row["prompt"]) for row in exam.rows], exam.seeds, exam.number, digest.of_value(lesson.pictures), ctx.seed]
 
         def compute() -> object:
             alone = ctx.alone(budget={})
-            tried, _, _ = self._tried(reference, lesson, rows, asked, alone)
-            plain = self._shown(drawn.pictures(reference, rows, alone, self.config.each), *asked, alone)
-            return {"plain": float(plain.mean()), **{f"attempt {at}": float(shown.mean()) for at, shown in enumerate(tried, start=1)}}
+            tried, _, _ = self._tried(reference, lesson, exam, alone)
+            plain = exam.passed(drawn.forgotten(reference, request, alone)[1])
+            return {"unattacked": float(plain.mean()), **{f"attempt {at}": float(shown.mean()) for at, shown in enumerate(tried, start=1)}}
 
         return {str(name): float(rate) for name, rate in passes.kept(reference, self.card.name, settings, ctx, compute).items()}
 
@@ -183,8 +205,9 @@ class TextualInversion(Attack[TextualInversionConfig]):
 class Clock:
     """Counts steps against the budget; says no, and why, when it is spent."""
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, most: int) -> None:
         self.ctx, self.steps, self.why = ctx, 0, ""
+        self.shown = ctx.progress(range(most), "textual inversion", most)
 
     def tick(self) -> bool:
         """Whether one more step is allowed."""
@@ -193,17 +216,12 @@ class Clock:
         except BudgetSpent as error:
             self.why = str(error)
             return False
+        next(self.shown, None)
         self.steps += 1
         return True
-
-
-def noun(concept: str) -> str:
-    """The concept without its article: what the learned word stands for."""
-    words = concept.split()
-    return " ".join(words[1:] if len(words) > 1 and words[0].lower() in ARTICLES else words)
 
 
 def worded(tokenizer: Any, row: Row, concept: str) -> str:
     """The row's prompt where it names the concept, else the concept alone: in it the learned word has a place."""
     prompt = str(row["prompt"])
-    return prompt if tokens.span(tokenizer, prompt, noun(concept)) else concept
+    return prompt if tokens.span(tokenizer, prompt, erasing.bare(concept)) else concept

@@ -16,7 +16,7 @@ from efface.core.errors import EffaceError
 from efface.report.text import memory
 
 PACKAGES = (
-    "efface", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "scikit-learn", "safetensors", "pydantic", "typer", "rich",
+    "efface", "torch", "transformers", "diffusers", "peft", "accelerate", "numpy", "scipy", "scikit-learn", "safetensors", "pydantic", "typer", "rich",
     "jinja2", "matplotlib", "rouge-score",
 )  # fmt: skip
 

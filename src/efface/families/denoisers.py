@@ -1,6 +1,6 @@
-"""Denoisers of diffusers pipelines: how each class is called, and which of its modules play which role.
+"""Denoisers of diffusers pipelines: how each kind is called, what its latents look like, and which of its modules play which role.
 
-One entry a class. A role is a regular expression over module names inside the denoiser; "cross.key" and "cross.value" are the
+One entry a kind. A role is a regular expression over module names inside the denoiser; "cross.key" and "cross.value" are the
 projections that read text.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,19 @@ from efface.core.errors import Unfit
 ATTENTION = {
     "cross.key": r"attn2\.to_k$", "cross.value": r"attn2\.to_v$", "cross.query": r"attn2\.to_q$", "cross": r"attn2(\.|$)", "self": r"attn1(\.|$)",
 }
-"""Names in U-Nets (two and three dimensions) and in PixArt-like transformers."""
+"""Names in U-Nets for pictures."""
+OVER_TIME = r"(?:transformer_in|temp_attentions)"
+"""Modules of U-Nets for videos that look along the frames: what is called attn2 there reads pictures, not text."""
+VIDEO_ATTENTION = {
+    **{role: rf"^(?!.*{OVER_TIME}).*{pattern}" for role, pattern in ATTENTION.items() if role != "self"},
+    "self": rf"(attn1(\.|$)|{OVER_TIME}.*attn2(\.|$))",
+}
 JOINT = {
     "cross.key": r"attn\.add_k_proj$", "cross.value": r"attn\.add_v_proj$", "cross.query": r"attn\.add_q_proj$",
-    "text.in": r"^context_embedder$", "text.pooled": r"text_embedder\.linear_1$", "cross": r"attn\.add_[kqv]_proj$", "self": r"attn\.to_[kqv]$",
+    "text.in": r"^context_embedder$", "text.pooled": r"text_embedder\.linear_1$", "cross": r"attn\.add_[kqv]_proj$", "self": r"attn2?\.to_[kqv]$",
 }
-"""Names in transformers that let text and picture attend to each other in one sequence (SD3, FLUX)."""
+"""Names in transformers that let text and picture attend to each other in one sequence (SD3, FLUX). FLUX's single blocks hold
+both in one sequence, so that what is called self there reads text too."""
 COG = {"text.in": r"^patch_embed\.text_proj$", "cross": r"attn1(\.|$)", "self": r"attn1(\.|$)"}
 
 
@@ -49,71 +56,129 @@ class Text:
         return Text(self.states.repeat_interleave(times, 0), pooled)
 
 
-Call = Callable[[Any, Tensor, Tensor, Text], Tensor]
+Call = Callable[[Any, Tensor, Tensor, Text, float], Tensor]
+"""(pipeline, latents, t, text, guidance) -> the denoiser's answer; guidance is read only by those that have it built in."""
+Size = Callable[[Any, int, int], tuple[int, ...]]
+"""(pipeline, pixels, frames) -> shape of one picture's or video's latents; 0 stands for the pipeline's own."""
 
 
-def _unet(pipe: Any, latents: Tensor, t: Tensor, text: Text) -> Tensor:
-    added = None
-    if pipe.unet.config.get("addition_embed_type") == "text_time":
-        size = latents.shape[-1] * getattr(pipe, "vae_scale_factor", 8)
-        ids = torch.tensor([[size, size, 0, 0, size, size]], dtype=latents.dtype, device=latents.device).expand(len(latents), -1)
-        added = {"text_embeds": text.pooled, "time_ids": ids}
-    arguments: dict[str, Any] = {"encoder_hidden_states": text.states}
-    if added is not None:
-        arguments["added_cond_kwargs"] = added
-    return pipe.unet(latents, t, **arguments).sample  # type: ignore[no-any-return]
+def _unet(pipe: Any, latents: Tensor, t: Tensor, text: Text, guidance: float) -> Tensor:
+    return pipe.unet(latents, t, encoder_hidden_states=text.states).sample  # type: ignore[no-any-return]
 
 
-def _sd3(pipe: Any, latents: Tensor, t: Tensor, text: Text) -> Tensor:
+def _sdxl(pipe: Any, latents: Tensor, t: Tensor, text: Text, guidance: float) -> Tensor:
+    """SDXL is told the size of the picture, where it was cut (nowhere), and the size that is wanted."""
+    height, width = (side * pipe.vae_scale_factor for side in latents.shape[-2:])
+    ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=text.states.dtype, device=latents.device).expand(len(latents), -1)
+    added = {"text_embeds": text.pooled, "time_ids": ids}
+    return pipe.unet(latents, t, encoder_hidden_states=text.states, added_cond_kwargs=added).sample  # type: ignore[no-any-return]
+
+
+def _sd3(pipe: Any, latents: Tensor, t: Tensor, text: Text, guidance: float) -> Tensor:
     return pipe.transformer(latents, timestep=t, encoder_hidden_states=text.states, pooled_projections=text.pooled).sample  # type: ignore[no-any-return]
 
 
-def _flux(pipe: Any, latents: Tensor, t: Tensor, text: Text) -> Tensor:
-    """FLUX sees pieces of 2 x 2 latents as one token."""
+def _flux(pipe: Any, latents: Tensor, t: Tensor, text: Text, guidance: float) -> Tensor:
+    """FLUX sees pieces of 2 x 2 latents as one token, and time from 0 to 1."""
     count, channels, height, width = latents.shape
     packed = latents.view(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(count, -1, channels * 4)
     rows, columns = torch.arange(height // 2), torch.arange(width // 2)
     places = torch.stack([torch.zeros(height // 2, width // 2), rows[:, None].expand(-1, width // 2), columns[None].expand(height // 2, -1)], -1)
-    guided = pipe.transformer.config.guidance_embeds
+    built_in = torch.full((count,), guidance, device=latents.device) if pipe.transformer.config.guidance_embeds else None
     said = pipe.transformer(
-        packed, timestep=t / 1000, guidance=torch.full((count,), 3.5).to(latents) if guided else None, pooled_projections=text.pooled,
+        packed, timestep=t.to(latents.dtype) / 1000, guidance=built_in, pooled_projections=text.pooled,
         encoder_hidden_states=text.states, txt_ids=torch.zeros(text.states.shape[1], 3).to(latents), img_ids=places.reshape(-1, 3).to(latents),
     ).sample
     return said.view(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(latents.shape)  # type: ignore[no-any-return]
 
 
-def _cog(pipe: Any, latents: Tensor, t: Tensor, text: Text) -> Tensor:
-    return pipe.transformer(hidden_states=latents, encoder_hidden_states=text.states, timestep=t).sample  # type: ignore[no-any-return]
+def _cog(pipe: Any, latents: Tensor, t: Tensor, text: Text, guidance: float) -> Tensor:
+    turned = None
+    if pipe.transformer.config.use_rotary_positional_embeddings:
+        height, width = (side * pipe.vae_scale_factor_spatial for side in latents.shape[-2:])
+        turned = pipe._prepare_rotary_positional_embeddings(height, width, latents.shape[1], latents.device)
+    return pipe.transformer(  # type: ignore[no-any-return]
+        hidden_states=latents, encoder_hidden_states=text.states, timestep=t, image_rotary_emb=turned,
+    ).sample
+
+
+def _side(pipe: Any, pixels: int, own: Any) -> tuple[int, int]:
+    """Height and width of latents."""
+    if pixels:
+        return pixels // pipe.vae_scale_factor, pixels // pipe.vae_scale_factor
+    height, width = (own, own) if isinstance(own, int) else own
+    return int(height), int(width)
+
+
+def _picture(pipe: Any, pixels: int, frames: int) -> tuple[int, ...]:
+    config = (pipe.unet if hasattr(pipe, "unet") else pipe.transformer).config
+    return (config.in_channels, *_side(pipe, pixels, config.sample_size))
+
+
+def _packed(pipe: Any, pixels: int, frames: int) -> tuple[int, ...]:
+    height, width = _side(pipe, pixels, pipe.default_sample_size)
+    return (pipe.transformer.config.in_channels // 4, 2 * (height // 2), 2 * (width // 2))
+
+
+def _film(pipe: Any, pixels: int, frames: int) -> tuple[int, ...]:
+    channels, height, width = _picture(pipe, pixels, frames)
+    return (channels, frames or 16, height, width)
+
+
+def _squeezed_film(pipe: Any, pixels: int, frames: int) -> tuple[int, ...]:
+    config, smaller = pipe.transformer.config, pipe.vae_scale_factor_spatial
+    sides = (pixels // smaller, pixels // smaller) if pixels else (config.sample_height, config.sample_width)
+    count = ((frames or config.sample_frames) - 1) // pipe.vae_scale_factor_temporal + 1
+    patch = config.patch_size_t or 1
+    return (-(-count // patch) * patch, config.in_channels, *sides)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One class of denoisers: where it stands in its pipeline, how it is called, and its roles."""
+    """One kind of pipeline: where its denoiser stands, how that is called, its roles, and the shape of latents."""
 
+    name: str
     part: str
     call: Call
     roles: Mapping[str, str]
+    size: Size
+    frames: Literal["", "channels, frames", "frames, channels"] = ""
+    """Order of a video's latents; "" for pictures."""
+    guided: Literal["outside", "inside"] = "outside"
+    """Whether guidance compares two answers, or is told to the denoiser, which learned it."""
 
 
-LAYOUTS: dict[str, Layout] = {
-    "UNet2DConditionModel": Layout("unet", _unet, ATTENTION),
-    "UNet3DConditionModel": Layout("unet", _unet, ATTENTION),
-    "SD3Transformer2DModel": Layout("transformer", _sd3, JOINT),
-    "FluxTransformer2DModel": Layout("transformer", _flux, JOINT),
-    "CogVideoXTransformer3DModel": Layout("transformer", _cog, COG),
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
+    Layout("sd", "unet", _unet, ATTENTION, _picture),
+    Layout("sdxl", "unet", _sdxl, ATTENTION, _picture),
+    Layout("sd3", "transformer", _sd3, JOINT, _picture),
+    Layout("flux", "transformer", _flux, JOINT, _packed, guided="inside"),
+    Layout("video-unet", "unet", _unet, VIDEO_ATTENTION, _film, "channels, frames"),
+    Layout("cogvideox", "transformer", _cog, COG, _squeezed_film, "frames, channels"),
+)}
+CLASSES = {
+    "UNet2DConditionModel": "sd", "UNet3DConditionModel": "video-unet", "SD3Transformer2DModel": "sd3", "FluxTransformer2DModel": "flux",
+    "CogVideoXTransformer3DModel": "cogvideox",
 }
+"""Classes of denoisers that are known."""
 
 
 def layout_of(pipe: Any) -> Layout:
-    """The layout of a pipeline's denoiser. Raises Unfit, naming the class, when it is not known or reads no text."""
+    """The layout of a pipeline. Raises Unfit, naming the class, when its denoiser is not known or reads no text."""
     for part in ("unet", "transformer"):
         module = getattr(pipe, part, None)
         if module is None:
             continue
         name = type(module).__name__
-        if name not in LAYOUTS:
-            raise Unfit(f"{type(pipe).__name__} denoises with {name}, which reads no text in a known way; known are {', '.join(LAYOUTS)}")
-        return LAYOUTS[name]
+        if name not in CLASSES:
+            raise Unfit(f"{type(pipe).__name__} denoises with {name}, which reads no text in a known way; known are {', '.join(CLASSES)}")
+        kind = CLASSES[name]
+        if kind == "sd" and module.config.addition_embed_type == "text_time":
+            kind = "sdxl"
+        layout = LAYOUTS[kind]
+        if not any(re.search(layout.roles["cross"], inner) for inner, _ in module.named_modules()):
+            raise Unfit(f"the {name} of this {type(pipe).__name__} has no text cross-attention, so no prompt reaches it; a text-to-image pipeline is needed")
+        return layout
     raise Unfit(f"{type(pipe).__name__} has neither a unet nor a transformer; a text-to-image or text-to-video pipeline is needed")
 
 
@@ -125,5 +190,5 @@ def modules_of(denoiser: nn.Module, layout: Layout, role: str) -> dict[str, nn.M
     }
     if not found:
         known = ", ".join(layout.roles)
-        raise Unfit(f"{type(denoiser).__name__} has no module for the role {role!r} (roles of its class: {known}); it needs text cross-attention")
+        raise Unfit(f"{type(denoiser).__name__} has no module for the role {role!r} (roles of its kind: {known})")
     return found

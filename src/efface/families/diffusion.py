@@ -1,7 +1,7 @@
 """Text-to-image and text-to-video models: any diffusers pipeline whose denoiser reads text.
 
 A row is {"prompt": text} with what else is known of the picture: "object" and "style" (class numbers for the judges), "seed"
-and "guidance" (as in I2P files), "image" (its path, or pixels (H, W, 3) of 0 to 255).
+and "guidance" (as in I2P files), "image" (its path, or pixels (H, W, 3) of 0 to 255; of a video: pixels (frames, H, W, 3)).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from efface.core.errors import BadRows, Unfit, UnknownName
 from efface.core.types import Row, Subject
+from efface.families import autoencoding, text_readers
 from efface.families.denoisers import Layout, Text, layout_of, modules_of
 from efface.families.noising import Schedule, schedule_of
 
@@ -53,6 +54,10 @@ class Sampling:
 
     steps: int = 50
     guidance: float = 7.5
+    pixels: int = 0
+    """Height and width; 0: the pipeline's own."""
+    frames: int = 0
+    """Frames of a video; 0: the pipeline's own."""
 
 
 class Diffusion(Subject):
@@ -65,6 +70,8 @@ class Diffusion(Subject):
         self.layout: Layout = layout_of(pipe)
         self.schedule: Schedule = schedule_of(pipe.scheduler)
         pipe.set_progress_bar_config(disable=True)
+        if self.device.type == "cpu" and self.denoiser.dtype == torch.float16:
+            raise Unfit("the weights are float16 on a CPU, which cannot compute a pipeline in it; convert them with pipe.to(torch.float32)")
         self.model.eval().requires_grad_(False)
 
     # -- parts --------------------------------------------------------------------------------------------------------------
@@ -128,6 +135,9 @@ class Diffusion(Subject):
         """A fork in which exactly the parameters with these full names are copied and require gradients."""
         if not names:
             raise Unfit("there is no parameter to train; name a role that this pipeline has")
+        unknown = set(names) - {name for name, _ in self.model.named_parameters()}
+        if unknown:
+            raise UnknownName(f"this {type(self.pipe).__name__} has no parameter named {sorted(unknown)[0]!r}; take names from names_of(role)")
         other = self._fork(set(names))
         for name, parameter in other.model.named_parameters():
             parameter.requires_grad_(name in names)
@@ -148,27 +158,25 @@ class Diffusion(Subject):
 
     def embed_text(self, prompts: Sequence[str]) -> Text:
         """The prompts as the denoiser reads them, differentiable in the text encoders' weights and soft tokens."""
-        given = list(prompts)
-        if hasattr(self.pipe, "text_encoder_3") or (hasattr(self.pipe, "transformer") and hasattr(self.pipe, "text_encoder_2")):
-            found = self.pipe.encode_prompt(prompt=given, prompt_2=None, **({"prompt_3": None, "do_classifier_free_guidance": False} if hasattr(self.pipe, "text_encoder_3") else {}))
-            return Text(found[0], found[2] if hasattr(self.pipe, "text_encoder_3") else found[1])
-        found = self.pipe.encode_prompt(prompt=given, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False) if not hasattr(
-            self.pipe, "transformer") else self.pipe.encode_prompt(prompt=given, do_classifier_free_guidance=False)
-        return Text(found[0], found[2] if len(found) == 4 else None)
+        return text_readers.EMBEDS[self.layout.name](self.pipe, list(prompts), {})
+
+    def free_text(self, count: int = 1) -> Text:
+        """What guidance compares with where no negative prompt is given, `count` times."""
+        return text_readers.free(self, count, {})
 
     # -- pictures -----------------------------------------------------------------------------------------------------------
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """Shape of one picture's latents (channels, height, width)."""
-        config: Any = self.denoiser.config
-        size = config.sample_size
-        height, width = (size, size) if isinstance(size, int) else tuple(size)
-        return (config.in_channels, height, width)
+        """Shape of one picture's latents (channels, height, width); of a video's in the order of its pipeline."""
+        return self.layout.size(self.pipe, self.sampling.pixels, self.sampling.frames)
 
-    def noise(self, latents: Tensor, t: Tensor, text: Text) -> Tensor:
-        """The denoiser's answer about noisy latents (B, C, H, W) at training steps t (B,), differentiable."""
-        return self.layout.call(self.pipe, latents, t.to(latents.device), text)
+    def noise(self, latents: Tensor, t: Tensor, text: Text, guidance: float | None = None) -> Tensor:
+        """The denoiser's answer about noisy latents (B, ...) at training steps t (B,), differentiable.
+
+        `guidance` is read by denoisers alone that have it built in (FLUX); the subject's sampling says it unless given.
+        """
+        return self.layout.call(self.pipe, latents, t.to(latents.device), text, self.sampling.guidance if guidance is None else guidance)
 
     def losses(self, batch: Any) -> Tensor:
         """Mean squared denoising error of each row (B,), of its picture at a random step; noise comes from the global generator.
@@ -187,56 +195,59 @@ class Diffusion(Subject):
             prompt_of(row)
         return Prompts(rows, torch.tensor(list(index) if index is not None else list(range(len(rows)))))
 
-    @torch.no_grad()
     def latents(self, pictures: np.ndarray) -> Tensor:
-        """Latents (N, C, h, w) of pictures (N, H, W, 3) of 0 to 255: the mean of the autoencoder's posterior, scaled."""
-        vae: Any = self.pipe.vae
-        pixels = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        found = torch.cat([vae.encode(pixels[at : at + CHUNK]).latent_dist.mean for at in range(0, len(pixels), CHUNK)])
-        return (found - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor  # type: ignore[no-any-return]
+        """Latents (N, ...) of pictures (N, H, W, 3) or videos (N, frames, H, W, 3) of 0 to 255: the mean of the posterior, scaled."""
+        return autoencoding.encoded(self.pipe, self.layout, pictures)
 
-    @torch.no_grad()
     def pictures(self, latents: Tensor) -> np.ndarray:
-        """Pictures (N, H, W, 3), uint8, of latents (N, C, h, w)."""
-        vae: Any = self.pipe.vae
-        raw = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
-        pixels = torch.cat([vae.decode(raw[at : at + CHUNK]).sample for at in range(0, len(raw), CHUNK)])
-        return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        """Pictures (N, H, W, 3) or videos (N, frames, H, W, 3), uint8, of latents."""
+        return autoencoding.decoded(self.pipe, self.layout, latents)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Row], seeds: Sequence[int] | None = None, **arguments: Any) -> np.ndarray:
         """Pictures (N, H, W, 3), uint8 (of a video pipeline: (N, frames, H, W, 3)); passes through shields.
 
-        A row's "seed", or `seeds`, or its position, fixes its noise, whatever else is in the batch; its "guidance" is its own.
-        `arguments` go to the pipeline (num_inference_steps, guidance_scale, negative_prompt, ...) and win over both.
+        A row's "seed", or `seeds`, or its position, fixes its noise, whatever else is in the batch; its "guidance" is how much
+        it is guided. `arguments` go to the pipeline (num_inference_steps, guidance_scale, negative_prompt, ...) and win; a tensor
+        among them whose name ends with _embeds holds one entry a row, and prompt_embeds take the prompts' place.
         """
         rows = [{"prompt": row} if isinstance(row, str) else row for row in prompts]
         fixed = [int(str(row["seed"])) for row in rows if "seed" in row] if seeds is None and all("seed" in row for row in rows) else None
         numbers = list(seeds) if seeds is not None else fixed or list(range(len(rows)))
         if len(numbers) != len(rows):
             raise BadRows(f"{len(rows)} prompts and {len(numbers)} seeds were given; give one seed for each prompt")
+        found: dict[int, np.ndarray] = {}
         with ExitStack() as stack:
             for shield in self.shields:
+                if not hasattr(shield, "arrange"):
+                    raise Unfit(f"the guard {type(shield).__name__} does not know how to guard a model that draws")
                 stack.enter_context(shield.steer(self))
-            found: dict[int, np.ndarray] = {}
-            for guidance, places in _by_guidance(rows).items():
-                own = arguments if guidance is None else {"guidance_scale": guidance, **arguments}
-                for at in range(0, len(places), CHUNK):
-                    piece = places[at : at + CHUNK]
-                    drawn = self._drawn([rows[place] for place in piece], [numbers[place] for place in piece], own)
+            for guidance, places in _by_guidance(rows, self.sampling.guidance).items():
+                for piece in (places[at : at + CHUNK] for at in range(0, len(places), CHUNK)):
+                    own = {"guidance_scale": guidance, **_part(arguments, piece, len(rows))}
+                    drawn = self._drawn([rows[at] for at in piece], [numbers[at] for at in piece], own)
                     found.update(zip(piece, drawn, strict=True))
-        return np.stack([found[at] for at in range(len(rows))]) if rows else np.zeros((0, 1, 1, 3), np.uint8)
+        return np.stack([found[at] for at in range(len(rows))]) if found else np.zeros((0, 1, 1, 3), np.uint8)
 
     def _drawn(self, rows: Sequence[Row], seeds: Sequence[int], arguments: Mapping[str, Any]) -> np.ndarray:
+        sizes = {"height": self.sampling.pixels, "width": self.sampling.pixels} if self.sampling.pixels else {}
+        if self.layout.frames and self.sampling.frames:
+            sizes["num_frames"] = self.sampling.frames
         call: dict[str, Any] = {
-            "prompt": [prompt_of(row) for row in rows], "num_inference_steps": self.sampling.steps, "guidance_scale": self.sampling.guidance,
-            "generator": [torch.Generator().manual_seed(seed) for seed in seeds], "output_type": "np", **arguments,
+            "prompt": [prompt_of(row) for row in rows], "num_inference_steps": self.sampling.steps,
+            "generator": [torch.Generator().manual_seed(seed) for seed in seeds], "output_type": "np", **sizes, **arguments,
         }
         for shield in self.shields:
+            call["prompt"] = None if call.get("prompt") is None else list(shield.screen(call["prompt"]))
             call = dict(shield.arrange(self, call))  # type: ignore[attr-defined]
+        if call.get("prompt_embeds") is not None:  # pipelines refuse both
+            call.pop("prompt", None)
         made = self.pipe(**call)
         frames = made.images if hasattr(made, "images") else made.frames
-        return (np.clip(np.asarray(frames), 0, 1) * 255).round().astype(np.uint8)
+        found: Any = (np.clip(np.asarray(frames), 0, 1) * 255).round().astype(np.uint8)
+        for shield in self.shields:
+            found = shield.review(found)
+        return np.asarray(found)
 
     # -- files --------------------------------------------------------------------------------------------------------------
 
@@ -256,15 +267,22 @@ class Diffusion(Subject):
         return total.hexdigest()
 
 
-def _by_guidance(rows: Sequence[Row]) -> dict[float | None, list[int]]:
-    """{guidance: positions of the rows that ask for it}, None where a row leaves it to the subject. Raises BadRows."""
-    found: dict[float | None, list[int]] = {}
+def _part(arguments: Mapping[str, Any], places: Sequence[int], count: int) -> dict[str, Any]:
+    """The arguments for some of `count` rows: embeddings hold one entry a row. Raises BadRows when they do not."""
+    found = dict(arguments)
+    for name, value in arguments.items():
+        if name.endswith("_embeds") and isinstance(value, Tensor):
+            if len(value) != count:
+                raise BadRows(f"{name} hold {len(value)} entries for {count} prompts; give one for each prompt")
+            found[name] = value[torch.tensor(list(places), device=value.device)]
+    return found
+
+
+def _by_guidance(rows: Sequence[Row], usual: float) -> dict[float, list[int]]:
+    """{guidance: positions of the rows that ask for it}."""
+    found: dict[float, list[int]] = {}
     for at, row in enumerate(rows):
-        given = row.get("guidance")
-        try:
-            found.setdefault(None if given is None else float(str(given)), []).append(at)
-        except ValueError:
-            raise BadRows(f"row {at + 1}: guidance is {given!r}; it must be a number, such as 7.5") from None
+        found.setdefault(float(str(row["guidance"])) if row.get("guidance") is not None else usual, []).append(at)
     return found
 
 
@@ -292,9 +310,9 @@ def pictures_of(rows: Sequence[Row]) -> np.ndarray:
             except (OSError, UnidentifiedImageError) as error:
                 raise BadRows(f"row {number}: {given} is no picture that can be read ({error})") from None
         array = np.asarray(given)
-        if array.ndim != 3 or array.shape[-1] != 3:
-            raise BadRows(f"row {number}: a picture is (height, width, 3); found {array.shape}")
+        if array.ndim not in (3, 4) or array.shape[-1] != 3:
+            raise BadRows(f"row {number}: a picture is (height, width, 3), a video (frames, height, width, 3); found {array.shape}")
         found.append(array.astype(np.uint8))
     if len({array.shape for array in found}) > 1:
-        raise BadRows(f"pictures of different sizes ({', '.join(sorted({f'{a.shape[1]}x{a.shape[0]}' for a in found}))}); resize them to one")
+        raise BadRows(f"pictures of different sizes ({', '.join(sorted({f'{a.shape[-2]}x{a.shape[-3]}' for a in found}))}); resize them to one")
     return np.stack(found)

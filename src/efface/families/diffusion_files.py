@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from efface.core import files
 from efface.core.errors import EffaceError, Missing, Unfit
@@ -37,11 +41,14 @@ def load(name: str, device: str = "auto", dtype: str = "auto") -> Diffusion:
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     kind = _kind(dtype, place)
     where = name.removeprefix(HUB)
+    # A safety checker is switched off: what a model draws must be seen.
+    without: dict[str, Any] = {"safety_checker": None} if _checked(where) else {}
     try:
-        pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=kind, use_safetensors=True, safety_checker=None) if _checked(where) else (
-            DiffusionPipeline.from_pretrained(where, torch_dtype=kind, use_safetensors=True))
-    except (OSError, ValueError, AttributeError, RuntimeError) as error:
-        raise EffaceError(f"{where} could not be read as a diffusers pipeline: {str(error).strip().splitlines()[0][:300]}") from None
+        with quiet():
+            pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=kind, use_safetensors=True, **without)
+    except (OSError, ValueError, AttributeError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise EffaceError(f"{where} could not be read as a diffusers pipeline: {said}") from None
     subject = Diffusion(pipe.to(place), _sampling(Path(where)))
     subject.origin = ""
     return subject
@@ -49,8 +56,30 @@ def load(name: str, device: str = "auto", dtype: str = "auto") -> Diffusion:
 
 def save(subject: Diffusion, folder: Path) -> None:
     """Write a diffusers folder and sampling.json into an existing empty folder."""
-    subject.pipe.save_pretrained(folder, safe_serialization=True)
+    with quiet():
+        subject.pipe.save_pretrained(folder, safe_serialization=True)
     files.write_text(folder / "sampling.json", json.dumps(asdict(subject.sampling), indent=1) + "\n")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside the block, diffusers and transformers show no progress and warn of nothing; afterwards both are as before."""
+    from diffusers.utils import logging as ours
+    from transformers.utils import logging as theirs
+
+    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in (ours, theirs)]
+    try:
+        for library, _, _ in before:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for library, verbosity, bars in before:
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
 
 
 def _kind(dtype: str, device: torch.device) -> torch.dtype:
@@ -65,7 +94,7 @@ def _kind(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def _checked(where: str) -> bool:
-    """Whether the folder's index names a safety checker, which is switched off: what a model draws must be seen."""
+    """Whether the folder's index names a safety checker; a name on the hub may."""
     index = Path(where) / INDEX
     if not index.is_file():
         return True
@@ -79,6 +108,6 @@ def _sampling(folder: Path) -> Sampling:
         return Sampling()
     found = files.read_json(path)
     try:
-        return Sampling(int(found["steps"]), float(found["guidance"]))  # type: ignore[index, arg-type]
+        return Sampling(int(found["steps"]), float(found["guidance"]), int(found.get("pixels", 0)), int(found.get("frames", 0)))  # type: ignore[index, arg-type, union-attr]
     except (KeyError, TypeError, ValueError):
         raise EffaceError(f'{path} must hold {{"steps": 50, "guidance": 7.5}}') from None

@@ -53,9 +53,9 @@ def pictures(subject: Any, rows: Sequence[Row], ctx: Context, each: int = 1) -> 
 
     def draw() -> np.ndarray:
         many = [{name: value for name, value in row.items() if name != "seed"} for row in plain for _ in range(each)]
-        seeds = [seed for row in plain for seed in _seeds(row, each)]
+        numbers = seeds(plain, each)
         pieces = range(0, len(many), 64)
-        found = [subject.generate(many[at : at + 64], seeds[at : at + 64]) for at in ctx.progress(pieces, "drawing pictures", len(pieces))]
+        found = [subject.generate(many[at : at + 64], numbers[at : at + 64]) for at in ctx.progress(pieces, "drawing pictures", len(pieces))]
         return np.concatenate(found)
 
     return ctx.once(key, draw)
@@ -64,6 +64,11 @@ def pictures(subject: Any, rows: Sequence[Row], ctx: Context, each: int = 1) -> 
 def repeated(rows: Sequence[Row], each: int) -> list[Row]:
     """Each row `each` times in a row: what pictures() draws, picture by picture."""
     return [row for row in rows for _ in range(each)]
+
+
+def seeds(rows: Sequence[Row], each: int) -> list[int]:
+    """Seeds with which pictures() draws them, picture by picture."""
+    return [seed for row in rows for seed in _seeds(row, each)]
 
 
 def seed_of(row: Row) -> int:

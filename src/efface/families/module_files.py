@@ -16,6 +16,9 @@ from efface.families import estimators
 from efface.families.checkpoint import PICKLES, pick_device, quiet
 
 FAMILIES = ("classifier", "regressor")
+"""What a bare weights file can be loaded as."""
+SAVED = (*FAMILIES, "gan", "image-text")
+"""What a folder can hold."""
 TASKS = {"ForImageClassification": "AutoModelForImageClassification", "ForSequenceClassification": "AutoModelForSequenceClassification"}
 """Ending of a transformers architecture -> the class that loads it."""
 
@@ -68,7 +71,7 @@ def load(name: str | Path, device: str = "auto") -> Subject:
         raise Unfit(f"{folder / 'config.json'} does not describe a model")
     if task_of(config):
         return _transformers(folder, config, device)
-    if config.get("family") not in FAMILIES:
+    if config.get("family") not in SAVED:
         raise Unfit(f"{folder / 'config.json'} does not describe a classifier or regressor")
     if "counts" in config:
         from efface.families import ensemble
@@ -165,6 +168,14 @@ def _subject(model: nn.Module, arguments: Any, config: Mapping[str, Any]) -> Sub
     from efface.families.classifier import Classifier
     from efface.families.regressor import Regressor
 
+    if config["family"] == "gan":
+        from efface.families.gan import Gan
+
+        return Gan(model, config["latent"], arguments, tuple(config["values"]))
+    if config["family"] == "image-text":
+        from efface.families.two_towers import ImageText
+
+        return ImageText.of_towers(model)  # type: ignore[arg-type]
     if config["family"] == "regressor":
         return Regressor(model, arguments, config.get("measure", "mse"))
     return Classifier(model, arguments)

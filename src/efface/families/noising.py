@@ -32,8 +32,11 @@ class Schedule:
 
     def factors(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Factors of signal and noise at steps `t` (B,), each shaped to multiply `like` (B, ...)."""
-        at = t.to("cpu", torch.long).clamp(0, self.steps - 1)
         shape = (-1, *([1] * (like.dim() - 1)))
+        if self.kind == "flow":  # its schedulers stand between two training steps
+            share = t.to("cpu", torch.float64) / self.steps
+            return (1 - share).to(like).view(shape), share.to(like).view(shape)
+        at = t.to("cpu", torch.long).clamp(0, self.steps - 1)
         return self.signal[at].to(like).view(shape), self.noise[at].to(like).view(shape)
 
     def mix(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from efface.families.diffusion import pictures_of, prompt_of
 
 CHUNK = 64
 ARTICLE = re.compile(r"^(a|an|the)\s+", re.IGNORECASE)
+LINK = r"(?:(?<!\w)(?:in|of|by|with|on)\s+)?"
+"""A word that has nothing to say once what follows it is gone."""
 
 
 def paired(subject: Any, request: Request, ctx: Context) -> list[Row]:
@@ -45,13 +48,13 @@ def paired(subject: Any, request: Request, ctx: Context) -> list[Row]:
 def exchanged(prompt: str, concepts: Sequence[str], other: str) -> str:
     """The prompt with the concept's phrase exchanged for another one; `other` alone where the phrase does not stand in it.
 
-    "a cat" by "a dog" makes "noto style dog" of "noto style cat": where the phrase with its article is not found, the
-    phrase without one is exchanged.
+    "a cat" by "a dog" makes "noto style dog" of "noto style cat": where the phrase with its article is not found, the phrase
+    without one is exchanged. Exchanged for nothing, a phrase takes the word along that led to it.
     """
     for bare in (False, True):
         for concept in concepts:
             phrase, by = (ARTICLE.sub("", concept), ARTICLE.sub("", other)) if bare else (concept, other)
-            pattern = re.compile(rf"(?<!\w){re.escape(phrase)}(?!\w)", re.IGNORECASE)
+            pattern = re.compile(rf"{'' if by else LINK}(?<!\w){re.escape(phrase)}(?!\w)", re.IGNORECASE)
             if phrase and pattern.search(prompt):
                 return " ".join(pattern.sub(lambda found, by=by: by, prompt).split())  # type: ignore[misc]
     return other
@@ -72,6 +75,11 @@ def clean_latents(subject: Any, rows: Sequence[Row], ctx: Context, each: int = 1
     return torch.stack([given[at] if at in given else drawn[prompt_of(row)] for at, row in enumerate(rows)])
 
 
+def as_many(each: int, rows: Sequence[Row], others: Sequence[Row]) -> int:
+    """Pictures of each of `others` that make as many together as `each` of `rows` do; at least one."""
+    return max(1, math.ceil(each * len(rows) / max(1, len(others))))
+
+
 def _drawn(subject: Any, prompts: Sequence[str], ctx: Context, each: int) -> dict[str, Tensor]:
     """{prompt: latents (each, C, h, w)} as the subject's own sampling ends with them."""
     many = [prompt for prompt in prompts for _ in range(each)]
@@ -90,7 +98,7 @@ class Texts:
     @torch.no_grad()
     def __init__(self, subject: Any, prompts: Sequence[str]) -> None:
         self.places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
-        parts = [subject.embed_text(list(piece)) for piece in row_pieces(list(self.places))]
+        parts = [subject.embed_text(list(piece)) for piece in _pieces(list(self.places))]
         pooled = None if parts[0].pooled is None else torch.cat([part.pooled for part in parts])
         self.held = Text(torch.cat([part.states for part in parts]), pooled)
 
@@ -98,7 +106,7 @@ class Texts:
         return self.held[[self.places[prompt] for prompt in prompts]]
 
 
-def row_pieces(prompts: list[str]) -> list[list[str]]:
+def _pieces(prompts: list[str]) -> list[list[str]]:
     """The prompts in pieces of at most CHUNK."""
     return [prompts[at : at + CHUNK] for at in range(0, len(prompts), CHUNK)]
 

@@ -55,11 +55,10 @@ def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
     for word in dict.fromkeys(words):
         pieces = _pieces(word, ranks)
         while len(pieces) > 1:
-            pair = (pieces[0], pieces[1])
-            if pair not in ranks:
-                ranks[pair] = len(merges)
-                merges.append(pair)
-            pieces = ["".join(pair), *pieces[2:]]
+            pair = (pieces[0], pieces[1])  # not among the merges, or they would have made one piece of it
+            ranks[pair] = len(merges)
+            merges.append(pair)
+            pieces = _pieces(word, ranks)
     return merges
 
 

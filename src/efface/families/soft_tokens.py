@@ -23,7 +23,7 @@ Positions = Sequence[int] | Tensor
 @contextmanager
 def injected(encoder: nn.Module, vectors: Tensor, positions: Positions) -> Iterator[None]:
     """Inside the block, `positions` of every prompt read `vectors` (k, w) or (B, k, w) instead of the embeddings of their tokens."""
-    at = torch.as_tensor(positions)
+    at = positions if isinstance(positions, Tensor) else torch.tensor(list(positions))
 
     def swap(module: nn.Module, given: Any, out: Tensor) -> Tensor:
         filled = vectors if vectors.dim() == 3 else vectors.expand(len(out), -1, -1)
@@ -97,7 +97,7 @@ def states(subject: Any, tokens: Tokens, vectors: Tensor | None = None, position
 
 def table(subject: Any) -> Tensor:
     """(V, w) the token embeddings of the subject's text encoder, detached."""
-    found: Tensor = subject.parts["text_encoder"].get_input_embeddings().weight
+    found: Tensor = encoder_of(subject).get_input_embeddings().weight
     return found.detach()
 
 

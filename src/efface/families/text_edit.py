@@ -22,12 +22,15 @@ class Edit:
 
     map: Tensor
     modules: tuple[str, ...]
+    factors: closed_form.Factors | None = None
+    """M - I in two thin pieces, where it has them."""
 
     def save(self, folder: Path) -> None:
         """edit.safetensors and edit.json, into an existing folder."""
         from safetensors.torch import save_file
 
-        save_file({"map": self.map.contiguous()}, folder / "edit.safetensors")
+        thin = {} if self.factors is None else dict(zip(("left", "right"), self.factors, strict=True))
+        save_file({name: tensor.contiguous() for name, tensor in {"map": self.map, **thin}.items()}, folder / "edit.safetensors")
         files.write_text(folder / "edit.json", json.dumps({"modules": list(self.modules)}, indent=1) + "\n")
 
     @classmethod
@@ -38,7 +41,8 @@ class Edit:
         found = files.read_json(folder / "edit.json")
         if not isinstance(found, dict) or "modules" not in found or not (folder / "edit.safetensors").is_file():
             raise EffaceError(f"{folder} holds no edit (edit.json and edit.safetensors)")
-        return cls(load_file(folder / "edit.safetensors")["map"], tuple(found["modules"]))
+        held = load_file(folder / "edit.safetensors")
+        return cls(held["map"], tuple(found["modules"]), (held["left"], held["right"]) if "left" in held else None)
 
 
 def text_layers(subject: Any) -> dict[str, nn.Module]:
@@ -57,17 +61,16 @@ def text_layers(subject: Any) -> dict[str, nn.Module]:
 def applied(subject: Any, edit: Edit) -> Any:
     """A fork of the subject with the edit in its projections; a bias stays as it is, for the map moves what is read, not what is added."""
     names = {f"{name}.weight" for name in edit.modules}
+    if missing := names - {name for name, _ in subject.model.named_parameters()}:
+        raise Unfit(f"the edit is for {sorted(missing)[0]}, which this pipeline lacks")
     after = subject.trainable(names)
     parameters = dict(after.model.named_parameters())
-    missing = names - set(parameters)
-    if missing:
-        raise Unfit(f"the edit is for {sorted(missing)[0]}, which this pipeline lacks")
     with torch.no_grad():
         for name in names:
             weight = parameters[name]
             if weight.shape[1] != len(edit.map):
                 raise Unfit(f"the edit is for states of width {len(edit.map)}; {name} reads {weight.shape[1]}")
-            weight.copy_(closed_form.edited(weight, edit.map))
+            weight.copy_(closed_form.edited(weight, edit.map, edit.factors))
     after.model.requires_grad_(False)
     return after
 

@@ -40,7 +40,7 @@ class Slots:
 def before(tokenizer: Any, prompts: Sequence[str], count: int) -> Slots:
     """`count` free places before each prompt's words. A prompt that is too long loses its last words."""
     room = _room(tokenizer, count)
-    return _laid(tokenizer, [[None] * count + words[: room - count] for words in _words(tokenizer, prompts)])
+    return _laid(tokenizer, [[*[None] * count, *words[: room - count]] for words in _words(tokenizer, prompts)])
 
 
 def alone(tokenizer: Any, count: int, prompts: int = 1) -> Slots:
@@ -88,7 +88,9 @@ def typeable(subject: Any, ctx: Context) -> Tensor:
 
 
 def spelled(tokenizer: Any, ids: Sequence[int]) -> str | None:
-    """The text that is cut into exactly these tokens; None when there is none."""
+    """The text that is cut into exactly these tokens; None when there is none, or when one of them is special."""
+    if set(map(int, ids)) & set(tokenizer.all_special_ids):
+        return None
     text = decoded(tokenizer, ids)
     tokens = cut(tokenizer, [text])
     back = [int(tokens.ids[0, at]) for at in tokens.positions("content")]

@@ -27,6 +27,9 @@ class Tokens:
     begins: bool
     """Whether a begin token stands first (CLIP) or not (T5)."""
 
+    def __getitem__(self, rows: Tensor) -> Tokens:
+        return Tokens(self.ids[rows], self.mask[rows], self.begins)
+
     @property
     def length(self) -> int:
         """Positions of a prompt."""
@@ -43,9 +46,9 @@ class Tokens:
         }[which]
 
 
-def cut(tokenizer: Any, prompts: Sequence[str]) -> Tokens:
-    """The prompts' tokens, padded to the tokenizer's length as pipelines do."""
-    found = tokenizer(list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt")
+def cut(tokenizer: Any, prompts: Sequence[str], length: int = 0) -> Tokens:
+    """The prompts' tokens, padded as pipelines do: to `length`, or to the tokenizer's own."""
+    found = tokenizer(list(prompts), padding="max_length", max_length=length or tokenizer.model_max_length, truncation=True, return_tensors="pt")
     begins = tokenizer.bos_token_id is not None and bool((found.input_ids[:, 0] == tokenizer.bos_token_id).all())
     return Tokens(found.input_ids, found.attention_mask, begins)
 

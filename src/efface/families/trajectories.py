@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,10 +36,10 @@ def drawn(
 ) -> Path:
     """Trajectories of the subject for prompts (one a seed) with deterministic sampling: DDIM, or Euler for flow models.
 
-    `text` takes the prompts' place where the states are given. Guidance 1 asks for the prompt alone.
+    `text` takes the prompts' place where the states are given. Guidance 1 asks for the prompt alone; where guidance is built
+    into the denoiser (FLUX), it is told, and nothing is compared.
     """
-    scheduler = _scheduler(subject)
-    scheduler.set_timesteps(steps)
+    scheduler = _scheduler(subject, steps)
     held = []
     pieces = range(0, len(prompts), CHUNK)
     for at in ctx.progress(pieces, "drawing trajectories", len(pieces)) if ctx is not None else pieces:
@@ -48,16 +49,16 @@ def drawn(
 
 def _piece(subject: Any, scheduler: Any, prompts: Sequence[str], seeds: Sequence[int], guidance: float, text: Text | None) -> Tensor:
     wanted = text if text is not None else subject.embed_text(prompts)
-    free = subject.embed_text([""]) if guidance != 1 else None
+    free = subject.free_text(len(wanted)) if guidance != 1 and subject.layout.guided == "outside" else None
     latents = starts(subject, seeds) * getattr(scheduler, "init_noise_sigma", 1.0)
     kept = [latents]
     if hasattr(scheduler, "_step_index"):
         scheduler._step_index = None
     for t in scheduler.timesteps:
         at = t.expand(len(latents))
-        said = subject.noise(latents, at, wanted)
+        said = subject.noise(latents, at, wanted, guidance)
         if free is not None:
-            blank = subject.noise(latents, at, free.repeat(len(latents)))
+            blank = subject.noise(latents, at, free)
             said = blank + guidance * (said - blank)
         latents = scheduler.step(said, t, latents).prev_sample
         kept.append(latents)
@@ -70,8 +71,27 @@ def starts(subject: Any, seeds: Sequence[int]) -> Tensor:
     return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]).to(subject.device)
 
 
-def _scheduler(subject: Any) -> Any:
-    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+def _scheduler(subject: Any, steps: int) -> Any:
+    """The deterministic scheduler of the pipeline's schedule, set to `steps` steps as the pipeline would."""
+    from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-    kind = FlowMatchEulerDiscreteScheduler if subject.schedule.kind == "flow" else DDIMScheduler
-    return kind.from_config(subject.pipe.scheduler.config)
+    config = subject.pipe.scheduler.config
+    if subject.schedule.kind != "flow":
+        # CogVideoX moves its noise levels, which the plain scheduler does not know of.
+        kind = CogVideoXDDIMScheduler if "CogVideoX" in type(subject.pipe.scheduler).__name__ else DDIMScheduler
+        scheduler = kind.from_config(config)
+        scheduler.set_timesteps(steps)
+        return scheduler
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
+    evenly = np.linspace(1.0, 1 / steps, steps) if subject.layout.name == "flux" else None
+    scheduler.set_timesteps(steps, sigmas=evenly, mu=_shift(subject, scheduler.config) if scheduler.config.use_dynamic_shifting else None)
+    return scheduler
+
+
+def _shift(subject: Any, config: Any) -> float:
+    """How far flow schedulers move towards noise for a picture of so many tokens: a straight line through two points."""
+    _, height, width = subject.latent_shape
+    patch = subject.denoiser.config.patch_size if subject.layout.name == "sd3" else 2
+    tokens = (height // patch) * (width // patch)
+    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    return float(config.base_shift + slope * (tokens - config.base_image_seq_len))

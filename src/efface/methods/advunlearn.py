@@ -5,7 +5,7 @@
     retain   L_r = |e_th(x_r, t, h_th(r)) - e*(x_r, t, h*(r))|^2,   minimized = L_u + w L_r, or L_u and w L_r in turn
 
 Star is the frozen model, th the trained one, h its text encoder, whose token embeddings never change. For the first `attack.warmup`
-steps, and with attack.steps = 0, u is empty and the erasing part is ESD on the same weights. Every x_t lies on a path of the
+steps, and with attack.steps = 0, u is empty and the erasing part is ESD on the same weights (its eta is this one plus 1). Every x_t lies on a path of the
 frozen model with guidance 3: these are drawn once and kept. While only the text encoder is trained that is what the code draws anew
 in every step, for it samples with the frozen embedding of the words.
 
@@ -28,10 +28,11 @@ from efface.core.card import Card
 from efface.core.config import Config, Fit
 from efface.core.context import Context
 from efface.core.errors import BadConfig, Unfit
-from efface.core.types import Method, Request
+from efface.core.types import Method, Request, Row
 from efface.data.retain_prompts import retain_prompts
 from efface.families import soft_tokens, tokens, trajectories
 from efface.families.denoisers import Text
+from efface.ops import erasing
 from efface.ops.loop import descend, draw
 
 CHUNK = 64
@@ -91,8 +92,8 @@ class AdvUnlearnConfig(Config):
     """Steps of the frozen model's paths."""
     guidance: float = Field(3.0, ge=0)
     """Guidance of the frozen model's paths."""
-    paths: int = Field(8, ge=1)
-    """Paths of each concept; a retain prompt has one."""
+    paths: int = Field(32, ge=1)
+    """Most paths of each concept, never more than training visits; a retain prompt has one."""
     fit: Fit = Fit(optimizer="adam", lr=1e-5, steps=1000, batch=1, clip=0)
     """Optimizer settings; a batch is one of noisy latents of the concepts. No accumulation, checkpoint or adapter (fit.rank)."""
 
@@ -109,21 +110,16 @@ class AdvUnlearn(Method[AdvUnlearnConfig]):
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:
         """Return the subject after adversarial training; weights outside of `part` are the subject's own. Raises BadConfig and Unfit."""
-        config, fit = self.config, self.config.fit
-        for name, given, least in (("rank", fit.rank, 0), ("accumulate", fit.accumulate, 1)):
-            if given > least:
-                raise BadConfig(f"setting fit.{name} = {given}: advunlearn trains the model's own weights on whole batches; leave it at {least}")
-        tokens.refuse_empty(subject.pipe.tokenizer, request.names, "the concept")
+        config, fit, names = self.config, self.config.fit, erasing.concepts(request, "advunlearn")
+        if fit.accumulate > 1:
+            raise BadConfig(f"setting fit.accumulate = {fit.accumulate}: advunlearn attacks whole batches; leave it at 1")
         kept = self._kept(request, ctx) if config.retain.weight else []
-        after = subject.trainable(chosen(subject, config.part, config.layers))
-        game = Game(subject, after, request.names, kept, config, ctx)
-        twice = 2 if kept and config.retain.kind == "iter" else 1
-        ctx.note(retain_prompts=float(len(kept)))
-        found = descend(
-            after, {"forget": [{"prompt": name} for name in request.names]}, game.loss,
-            fit.model_copy(update={"steps": fit.steps * twice, "epochs": 0.0, "checkpoint": 0}), ctx,
-        )
-        ctx.note(attacks=float(game.attacks))
+        after = erasing.trainable(subject, chosen(subject, config.part, config.layers), fit, "advunlearn")
+        game = Game(subject, after, names, kept, config, ctx)
+        twice = 2 if game.in_turn else 1
+        plan = fit.model_copy(update={"steps": fit.steps * twice, "epochs": 0.0, "checkpoint": 0})
+        found = descend(after, {"forget": game.words.rows}, game.loss, plan, ctx)
+        ctx.note(attacks=float(game.attacks), retain_prompts=float(len(kept)), paths=float(len(game.words.rows)))
         return found
 
     def _kept(self, request: Request, ctx: Context) -> list[str]:
@@ -143,33 +139,34 @@ class Game:
 
     def __init__(self, subject: Any, after: Any, names: Sequence[str], kept: Sequence[str], config: AdvUnlearnConfig, ctx: Context) -> None:
         self.subject, self.after, self.config = subject, after, config
-        self.plain = tokens.cut(after.pipe.tokenizer, names)
-        self.prefixed, self.places = soft_tokens.with_prefix(after.pipe.tokenizer, self.plain, config.attack.tokens) if config.attack.steps else (self.plain, [])
+        cutter, count = after.pipe.tokenizer, config.attack.tokens if config.attack.steps else 0
+        self.plain = tokens.cut(cutter, names)
+        self.prefixed, self.places = soft_tokens.with_prefix(cutter, self.plain, count)
         self.words = Answers(subject, names, config, ctx)
-        self.kept = tokens.cut(after.pipe.tokenizer, kept) if kept else None
-        self.seed = ctx.seed_for("rows", "retain")
+        self.in_turn = bool(kept) and config.retain.kind == "iter"
         self.turn = self.attacks = 0
         self.latest: dict[int, Tensor] = {}
+        self.retains, self.kept, self.seed = bool(kept), tokens.cut(cutter, kept or [""]), ctx.seed_for("rows", "retain")
         if kept:
             seeds = [ctx.seed_for("retain path", at) % 2**62 for at in range(len(kept))]
             self.paths = trajectories.drawn(subject, kept, seeds, config.sampling_steps, config.guidance, ctx)
 
     def loss(self, batches: Mapping[str, Any]) -> dict[str, Tensor]:
         """The terms of one step."""
-        config, turn = self.config, self.turn
+        retain, turn = self.config.retain, self.turn
         self.turn += 1
-        in_turn = self.kept is not None and config.retain.kind == "iter"
-        if in_turn and turn % 2:
-            return {"keep": config.retain.weight * self.retained(turn // 2, torch.randint(config.sampling_steps, (config.retain.batch,)))}
-        outer = turn // 2 if in_turn else turn
-        concepts = batches["forget"].index
+        outer = turn // 2 if self.in_turn else turn
+        if self.in_turn and turn % 2:
+            return {"keep": retain.weight * self.retained(outer, torch.randint(self.config.sampling_steps, (retain.batch,)))}
+        path = batches["forget"].index
+        concepts = path // self.words.each
         found = self.adversary(concepts, outer)
-        step, path = self.words.some(concepts)
+        step = torch.randint(len(self.words.path.steps), (len(path),))
         latents, t = self.words.path.at(step, path)
         said = self.after.noise(latents, t, self.read(concepts, found))
         terms = {"forget": (said - self.words.erased[step, path]).square().mean()}
-        if self.kept is not None and not in_turn:
-            terms["keep"] = config.retain.weight * self.retained(outer, step)
+        if self.retains and not self.in_turn:
+            terms["keep"] = retain.weight * self.retained(outer, step)
         return terms
 
     def adversary(self, concepts: Tensor, outer: int) -> Tensor | None:
@@ -190,22 +187,22 @@ class Game:
         return found
 
     def attacked(self, concepts: Tensor, vectors: Tensor) -> Tensor:
-        """The attack's loss on noisy latents of its own."""
+        """The attack's loss on noisy latents of its own, added up over rows: each is attacked as if it were alone."""
         step, path = self.words.some(concepts)
         latents, t = self.words.path.at(step, path)
-        return (self.after.noise(latents, t, self.read(concepts, vectors)) - self.words.wanted[step, path]).square().mean()
+        return (self.after.noise(latents, t, self.read(concepts, vectors)) - self.words.wanted[step, path]).square().flatten(1).mean(1).sum()
 
     def read(self, concepts: Tensor, vectors: Tensor | None) -> Text:
         """The concepts' words as the trained model reads them, behind soft tokens where there are some."""
         given = self.plain if vectors is None else self.prefixed
-        return soft_tokens.states(self.after, _some(given, concepts), vectors, self.places)
+        return soft_tokens.states(self.after, given[concepts], vectors, self.places)
 
     def retained(self, outer: int, step: Tensor) -> Tensor:
         """Mean squared distance of the trained model's answers from the frozen one's, on this step's retain prompts."""
-        picked = torch.tensor(draw(self.paths.latents.shape[1], self.config.retain.batch, outer, self.seed))
+        picked = torch.tensor(draw(len(self.kept.ids), self.config.retain.batch, outer, self.seed))
         step = step.repeat(-(-len(picked) // len(step)))[: len(picked)]
         latents, t = self.paths.at(step, picked)
-        text = _some(self.kept, picked)
+        text = self.kept[picked]
         with torch.no_grad():
             wanted = self.subject.noise(latents, t, soft_tokens.states(self.subject, text))
         return (self.after.noise(latents, t, soft_tokens.states(self.after, text)) - wanted).square().mean()
@@ -215,9 +212,9 @@ class Answers:
     """Paths of the frozen model for each concept, and what it says on them; drawn once."""
 
     def __init__(self, subject: Any, names: Sequence[str], config: AdvUnlearnConfig, ctx: Context) -> None:
-        self.each = config.paths
-        prompts = [name for name in names for _ in range(self.each)]
-        seeds = [ctx.seed_for("path", at) % 2**62 for at in range(len(prompts))]
+        self.each = min(config.paths, max(1, -(-config.fit.steps * config.fit.batch // len(names))))
+        self.rows: list[Row] = [{"prompt": name, "seed": ctx.seed_for("path", name, at) % 2**62} for name in names for at in range(self.each)]
+        prompts, seeds = [str(row["prompt"]) for row in self.rows], [int(str(row["seed"])) for row in self.rows]
         self.path = trajectories.drawn(subject, prompts, seeds, config.sampling_steps, config.guidance, ctx)
         self.wanted = self._said(subject, prompts)
         blank = self._said(subject, [""] * len(prompts))
@@ -229,18 +226,14 @@ class Answers:
         read = soft_tokens.states(subject, tokens.cut(subject.pipe.tokenizer, prompts))
         found = []
         for latents, t in zip(self.path.latents, self.path.steps, strict=False):
-            pieces = range(0, len(prompts), CHUNK)
-            found.append(torch.cat([subject.noise(latents[at : at + CHUNK], t.expand(len(latents[at : at + CHUNK])), read[at : at + CHUNK]) for at in pieces]))
+            pieces = [slice(at, at + CHUNK) for at in range(0, len(prompts), CHUNK)]
+            found.append(torch.cat([subject.noise(latents[piece], t.expand(len(latents[piece])), read[piece]) for piece in pieces]))
         return torch.stack(found)
 
     def some(self, concepts: Tensor) -> tuple[Tensor, Tensor]:
         """A random step and a random path (B,) of each concept, from the global generator."""
         step = torch.randint(len(self.path.steps), (len(concepts),))
         return step, concepts * self.each + torch.randint(self.each, (len(concepts),))
-
-
-def _some(given: Any, index: Tensor) -> tokens.Tokens:
-    return tokens.Tokens(given.ids[index], given.mask[index], given.begins)
 
 
 def chosen(subject: Any, part: str, layers: int = 0) -> list[str]:

@@ -15,6 +15,7 @@ for objects and 5e-4 for styles, lam 1, 1,000 anchor pictures, which are the row
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
@@ -56,7 +58,7 @@ class DoCoConfig(Config):
     discriminator_lr: float = Field(1e-4, gt=0)
     """Learning rate of the discriminator; the code has 1e-4 for objects and 5e-4 for styles."""
     pictures: int = Field(8, ge=1)
-    """Pictures drawn of each anchor prompt, and of each keep row that has none."""
+    """Pictures drawn of each anchor prompt, and as many of the keep prompts together, at least one of each; pictures of keep rows are used."""
     fit: Fit = Fit(lr=4.8e-5, steps=1000, batch=8, weight_decay=0.01, clip=1.0)
     """Optimizer settings of the model; clip limits each of the two gradients before surgery; adapters (fit.rank) are not possible."""
 
@@ -94,7 +96,7 @@ class DoCo(Method[DoCoConfig]):
             adversarial, kept = critic.mistaken(said), scene.keep_loss(after, batches["keep"])
             if not config.surgery:
                 return {"adversarial": adversarial, "keep": config.keep_weight * kept}
-            return {"adversarial": _standing_for(trained, adversarial, kept, config.lam, fit.clip), "keep": kept.detach()}
+            return {"adversarial": standing_for(trained, adversarial, kept, config.lam, fit.clip), "keep": kept.detach()}
 
         with begin_token_fixed(after):
             found = descend(after, {"forget": pairs, "keep": keep}, loss, fit, ctx)
@@ -106,9 +108,9 @@ class Scene:
     """What is frozen: anchor pictures, keep pictures, states of all prompts, and the model as it was."""
 
     def __init__(self, subject: Any, pairs: Sequence[Row], keep: Sequence[Row], each: int, ctx: Context) -> None:
-        self.subject = subject
+        self.subject, self.pairs = subject, pairs
         self.anchors = paired_rows.clean_latents(subject, [{"prompt": row["other"]} for row in pairs], ctx, each)
-        self.others = paired_rows.clean_latents(subject, keep, ctx, each)
+        self.others = paired_rows.clean_latents(subject, keep, ctx, paired_rows.as_many(each, pairs, keep))
         self.texts = paired_rows.Texts(subject, [str(text) for row in (*pairs, *keep) for text in (row["prompt"], row.get("other", ""))])
 
     def sides(self, after: Any, batch: Any) -> tuple[Tensor, Tensor]:
@@ -139,7 +141,7 @@ class Critic:
         """One step on L_D; returns the loss."""
         self.network.to(anchor.device)
         self.optimizer.zero_grad(set_to_none=True)  # whatever else went through the network does not count
-        zero, one = self.network(anchor), self.network(concept)
+        zero, one = self.network(anchor.float()), self.network(concept.float())
         loss = bce(zero, torch.zeros_like(zero)) + bce(one, torch.ones_like(one))
         loss.backward()
         self.optimizer.step()
@@ -147,8 +149,25 @@ class Critic:
 
     def mistaken(self, concept: Tensor) -> Tensor:
         """L_adv, differentiable in what the concept's predictions depend on, and in nothing of the discriminator."""
-        said = torch.func.functional_call(self.network, {name: p.detach() for name, p in self.network.named_parameters()}, (concept,))
+        fixed = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
+        said = torch.func.functional_call(self.network, fixed, (concept.float(),))
         return bce(said, torch.zeros_like(said))
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and moments by name."""
+        moments = self.optimizer.state_dict()["state"]
+        found = {f"moment|{at}|{key}": torch.as_tensor(value).clone() for at, held in moments.items() for key, value in held.items()}
+        return {**{f"weight|{name}": value.clone().contiguous() for name, value in self.network.state_dict().items()}, **found}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take up weights and moments."""
+        self.network.load_state_dict({name.partition("|")[2]: value for name, value in state.items() if name.startswith("weight|")})
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in state.items():
+            if name.startswith("moment|"):
+                _, at, key = name.split("|")
+                moments.setdefault(int(at), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
 
 def discriminator(shape: Sequence[int]) -> nn.Sequential:
@@ -169,19 +188,18 @@ def discriminator(shape: Sequence[int]) -> nn.Sequential:
 
 def _warm_up(after: Any, scene: Scene, critic: Critic, steps: int, batch: int, ctx: Context) -> None:
     """Train the discriminator alone; the model stays as it is."""
-    rows = len(scene.anchors)
     for step in ctx.progress(range(steps), "training the discriminator", steps):
-        index = torch.tensor(draw(rows, batch, step, ctx.seed_for("warm-up rows")))
+        index = draw(len(scene.pairs), batch, step, ctx.seed_for("warm-up rows"))
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(ctx.seed_for("warm-up", step) % 2**62)
-            anchor, concept = scene.sides(after, after.encode([scene.pairs[int(at)] for at in index], index.tolist()))
+            anchor, concept = scene.sides(after, after.encode([scene.pairs[at] for at in index], index))
         loss = float(critic.learn(anchor, concept))
-        if loss != loss:
+        if not math.isfinite(loss):
             raise Diverged(f"the discriminator's loss is {loss} at step {step} of its own; lower discriminator_lr, then run again")
         ctx.spend(steps=1)
 
 
-def _standing_for(trained: Sequence[Tensor], adversarial: Tensor, kept: Tensor, lam: float, most: float) -> Tensor:
+def standing_for(trained: Sequence[Tensor], adversarial: Tensor, kept: Tensor, lam: float, most: float) -> Tensor:
     """A term with the adversarial loss's value, whose gradient is the adversarial gradient after surgery."""
     pulls = torch.autograd.grad(adversarial, trained, allow_unused=True, materialize_grads=True)
     holds = torch.autograd.grad(kept, trained, allow_unused=True, materialize_grads=True)
@@ -211,23 +229,36 @@ class Memory:
 
     def __init__(self, critic: Critic, folder: Path | None, every: int) -> None:
         self.critic, self.every, self.step = critic, every, 0
-        self.place = folder / "discriminator" if folder is not None else None
-        self.state = folder / "checkpoint" / "state.json" if folder is not None else None
+        self.folder = folder if every else None
 
     def resumed(self) -> bool:
         """Whether the run goes on from a checkpoint; the discriminator is then as it was there. Raises EffaceError when it is gone."""
-        if self.state is None or not self.state.exists():
+        if self.folder is None or not (self.folder / "checkpoint" / "state.json").exists():
             return False
-        found: Any = files.read_json(self.state)
-        self.step = int(found["step"])
+        state: Any = files.read_json(self.folder / "checkpoint" / "state.json")
+        self.step = int(state["step"])
         path = self._path(self.step)
         if not path.exists():
-            raise EffaceError(f"{self.state.parent} has a checkpoint and {path} is not there; remove the checkpoint, then run again")
-        saved = torch.load(path, weights_only=True)
-        self.critic.network.load_state_dict(saved["network"])
-        self.critic.optimizer.load_state_dict(saved["optimizer"])
+            raise EffaceError(f"{self.folder} has a checkpoint, and the discriminator {path.name} that belongs to it is gone; remove checkpoint, then run again")
+        self.critic.restore(load_file(path))
         return True
 
     def keep(self) -> None:
-        """Count one step, and save what the checkpoint after it will need."""
-        raise NotImplementedError
+        """Count one step, and save what the checkpoint after it will need; the one before it may still be needed."""
+        self.step += 1
+        if self.folder is None or self.step % self.every:
+            return
+        path = self._path(self.step)
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_suffix(".partial")
+        save_file(self.critic.state(), partial)
+        partial.replace(path)
+        self._path(self.step - 2 * self.every).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove what was saved: the run is done."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder / "discriminator", ignore_errors=True)
+
+    def _path(self, step: int) -> Path:
+        return Path(self.folder or ".") / "discriminator" / f"{step}.safetensors"

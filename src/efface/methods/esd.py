@@ -4,7 +4,7 @@ minimized = mean | e(x_t, t, c_from) - [ e*(x_t, t, c_from) - eta (e*(x_t, t, c)
 
 e* is the frozen original, c the concept, c_from = c unless `erase_from` names another one (then the concept is taken out of
 that one: "a car" without "wheels"). x_t lies on a path that the original draws from noise for c_from, in front of a random
-step; t is that step's. Holds for noise and velocity alike, so for flow models as well: both are linear in the prediction.
+step; t is that step's, and "" is what guidance compares with. Holds for noise and velocity alike, so for flow models as well: both are linear in the prediction.
 
 Weights trained: x, linear and convolution layers of cross-attention; x-strict, its keys and values alone; u, all layers
 outside of it; all. Normalization is never trained. Paper and users: x for styles and people, u for objects and nudity.
@@ -71,7 +71,7 @@ class ESD(Method[ESDConfig]):
         prompts, seeds = [str(row["prompt"]) for row in rows], [int(str(row["seed"])) for row in rows]
         key = (subject, "paths", tuple(prompts), tuple(seeds), config.sampling_steps, config.guidance)
         path = ctx.once(key, lambda: drawn(subject, prompts, seeds, config.sampling_steps, config.guidance, ctx))
-        text = erasing.states(subject, [*prompts, *names, ""])
+        text = erasing.states(subject, [*prompts, *names])
         points = Points(subject, path, rows, text)
 
         def loss(batches: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -103,8 +103,7 @@ class Points:
             s, n = step[new], index[new]
             latents, t = self.path.at(s, n)
             concept = self.text([str(self.rows[number]["concept"]) for number in n.tolist()])
-            free = self.text([""] * len(n))
-            self.held[s, n] = self.subject.noise(latents, t, concept) - self.subject.noise(latents, t, free)
+            self.held[s, n] = self.subject.noise(latents, t, concept) - self.subject.noise(latents, t, self.subject.free_text(len(n)))
             self.known[s, n] = True
         return self.held[step, index]
 

@@ -54,7 +54,7 @@ class OnDiffusion(Config):
     role: str = "denoiser"
     """Weights among which the mask chooses: the whole denoiser, or a role such as cross, cross.value or self."""
     pictures: int = Field(8, ge=1)
-    """Pictures drawn of each prompt whose row has none."""
+    """Pictures drawn of each forget prompt whose row has none, and as many of the keep prompts together, at least one of each."""
     save_mask: bool = False
     """Write mask.safetensors into the run's folder: one byte for each weight."""
 
@@ -144,7 +144,8 @@ def _on_diffusion(subject: Any, request: Request, config: SalUnConfig, ctx: Cont
     """The text-to-image model after training inside the mask."""
     own, fit = config.diffusion, _fit(config.fit)
     pairs, keep = paired_rows.paired(subject, request, ctx), request.rows("keep")
-    clean = {name: paired_rows.clean_latents(subject, rows, ctx, own.pictures) for name, rows in (("forget", pairs), ("keep", keep))}
+    few = paired_rows.as_many(own.pictures, request.rows("forget"), keep)
+    clean = {name: paired_rows.clean_latents(subject, rows, ctx, each) for name, rows, each in (("forget", pairs, own.pictures), ("keep", keep, few))}
     texts = paired_rows.Texts(subject, [str(row[name]) for rows, names in ((pairs, ("prompt", "other")), (keep, ("prompt",))) for row in rows for name in names])
     masks = mask_of(subject, request.rows("forget"), config, ctx)
     ctx.note(mask_weights=float(sum(int(mask.sum()) for mask in masks.values())), optimizer=f"{fit.optimizer}, lr {fit.lr:g}, batch {fit.batch}")

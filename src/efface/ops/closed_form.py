@@ -54,6 +54,10 @@ class Moves:
         )
 
 
+Factors = tuple[Tensor, Tensor]
+"""(d, n) and (n, d), whose product is M - I: an edit of n states changes weights in n directions only."""
+
+
 @dataclass(frozen=True)
 class Solved:
     """The map M, and how well the problem was posed."""
@@ -64,20 +68,29 @@ class Solved:
     """Condition number of the normal matrix that was solved."""
     added: float
     """What was added to lam because the system was rank-deficient; 0 when nothing was."""
+    factors: Factors | None = None
+    """M - I in two thin pieces, where fewer than a quarter as many states move as there are directions."""
 
 
-def solve(moves: Moves, lam: float, prior: Tensor | None = None) -> Solved:
-    """The map M of the edit, for lam >= 0 and a prior B (d, d).
+def solve(moves: Moves, lam: float, prior: Tensor | None = None, start: Tensor | None = None) -> Solved:
+    """The map M of the edit, for lam >= 0, a prior B (d, d), and an earlier map to stay near in place of the identity.
 
     Where the normal matrix's condition number is beyond 1e10, lam is raised until it is not, and `added` says by how much.
     Raises Unfit when states are not finite or their widths differ.
     """
-    matrix, change = normal(moves, lam, prior), moved(moves)
+    matrix = normal(moves, lam, prior)
+    eye = torch.eye(len(matrix), dtype=torch.float64)
+    change = moved(moves, eye if start is None else start)
     if not (torch.isfinite(matrix).all() and torch.isfinite(change).all()):
         raise Unfit("the states of the texts hold numbers that are not finite; the text encoder is damaged or in half precision")
     matrix, condition, added = regular(matrix)
     # M = I + change normal^-1: exactly I where nothing is to change. The normal matrix is its own transpose.
-    return Solved(torch.eye(len(matrix), dtype=torch.float64) + torch.linalg.solve(matrix, change.T).T, condition, added)
+    if start is None and 4 * len(moves.contexts) < len(matrix):
+        c = moves.contexts.double().cpu()
+        left = ((moves.targets.double().cpu() - c) * _ones(moves.weights, c).double().cpu()[:, None]).T
+        right = torch.linalg.solve(matrix, c.T).T
+        return Solved(eye + left @ right, condition, added, (left, right))
+    return Solved((eye if start is None else start) + torch.linalg.solve(matrix, change.T).T, condition, added)
 
 
 def normal(moves: Moves, lam: float, prior: Tensor | None = None) -> Tensor:
@@ -92,12 +105,19 @@ def normal(moves: Moves, lam: float, prior: Tensor | None = None) -> Tensor:
     return found + (c * _ones(moves.weights, c).double().cpu()[:, None]).T @ c
 
 
-def moved(moves: Moves) -> Tensor:
-    """The first bracket less the second: sum a (g - c) c^T (d, d), float64. Raises Unfit where states do not pair up."""
+def moved(moves: Moves, begin: Tensor) -> Tensor:
+    """What is still to change: sum a (g - M c) c^T + sum p (r - M r) r^T (d, d), float64, for the map M that it begins with.
+
+    For the identity it is the first bracket of M less the second. Raises Unfit where states do not pair up.
+    """
     c, g = moves.contexts.double().cpu(), moves.targets.double().cpu()
     if c.shape != g.shape:
         raise Unfit(f"{len(c)} states of width {c.shape[-1]} are to be read as {len(g)} of width {g.shape[-1]}; they must pair up")
-    return ((g - c) * _ones(moves.weights, c).double().cpu()[:, None]).T @ c
+    found = ((g - c @ begin.T) * _ones(moves.weights, c).double().cpu()[:, None]).T @ c
+    if moves.kept is not None and len(moves.kept):
+        r = moves.kept.double().cpu()
+        found = found + ((r - r @ begin.T) * _ones(moves.kept_weights, r).double().cpu()[:, None]).T @ r
+    return found
 
 
 def regular(matrix: Tensor) -> tuple[Tensor, float, float]:
@@ -110,9 +130,15 @@ def regular(matrix: Tensor) -> tuple[Tensor, float, float]:
     return matrix, (most + added) / max(least + added, 1e-300), added
 
 
-def edited(weight: Tensor, found: Tensor) -> Tensor:
-    """W M in the weight's own precision and place, computed as W + W (M - I) so that single precision costs digits of the change alone."""
+def edited(weight: Tensor, found: Tensor, factors: Factors | None = None) -> Tensor:
+    """W M in the weight's own precision and place, computed as W + W (M - I) so that single precision costs digits of the change alone.
+
+    With `factors` of M - I the product is as much cheaper as they are thinner.
+    """
     wide = weight.detach().cpu().to(torch.promote_types(weight.dtype, torch.float32))
+    if factors is not None:
+        left, right = (part.to(wide.dtype) for part in factors)
+        return (wide + (wide @ left) @ right).to(weight)
     change = (found - torch.eye(len(found), dtype=found.dtype)).to(wide.dtype)
     return (wide + wide @ change).to(weight)
 
@@ -131,8 +157,20 @@ def away(weight: Tensor, contexts: Tensor, targets: Tensor) -> Tensor:
     return other - (other * unit).sum(1, keepdim=True) * unit
 
 
+def gram(weights: Sequence[Tensor]) -> Tensor:
+    """sum W^T W (d, d), float64, each product in the weights' own precision (single where they have less)."""
+    found = torch.zeros(weights[0].shape[1], weights[0].shape[1], dtype=torch.float64)
+    for weight in weights:
+        own = weight.detach().cpu().to(torch.promote_types(weight.dtype, torch.float32))
+        found += own.T @ own
+    return found
+
+
 def products(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """sum W'^T W' and sum W'^T W (d, d), float64, over weights W' of one model and W of another."""
+    """sum W'^T W' and sum W'^T W (d, d), all in float64, over weights W' of one model and W of another.
+
+    W' may be near singular, as an edit leaves it, so that no digit may be lost here.
+    """
     same, cross = (torch.zeros(after[0].shape[1], after[0].shape[1], dtype=torch.float64) for _ in range(2))
     for old, new in zip(before, after, strict=True):
         here = new.detach().double().cpu()
@@ -143,14 +181,16 @@ def products(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[Tensor,
 
 def recalled(same: Tensor, cross: Tensor, states: Tensor, lam: float) -> Tensor:
     """States c' (n, d) from which W' makes what W makes of `states`: argmin sum |W' c' - W c|^2 + lam |c'|^2, from the two products."""
-    matrix, _, _ = regular(same + lam * torch.eye(len(same), dtype=torch.float64))
+    matrix = same + lam * torch.eye(len(same), dtype=torch.float64)
+    if lam <= float(same.trace()) / CONDITION:  # else lam itself keeps the condition number below
+        matrix, _, _ = regular(matrix)
     flat = states.double().cpu().reshape(-1, states.shape[-1])
     return torch.linalg.solve(matrix, cross @ flat.T).T.reshape(states.shape)
 
 
 def undone(found: Tensor) -> Tensor:
     """M^-1, with which the edit is taken back; Unfit when M cannot be inverted."""
-    if float(torch.linalg.cond(found)) > 1.0 / torch.finfo(torch.float64).eps:
+    if not float(torch.linalg.cond(found)) <= 1.0 / torch.finfo(torch.float64).eps:  # a map of zeros has no condition number at all
         raise Unfit("the edit cannot be taken back: its map is singular")
     return torch.linalg.inv(found)
 

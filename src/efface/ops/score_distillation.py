@@ -133,7 +133,7 @@ class Asked(NamedTuple):
     """What generator and fake score are asked for."""
     safe: Any
     """What the teacher is asked for."""
-    count: int
+    size: int
 
 
 class Drawn(NamedTuple):
@@ -189,14 +189,14 @@ def _gradients(networks: Networks, ask: Ask, plan: Plan, turn: tuple[str, int], 
         if not factor:
             continue
         asked = ask(step, who, name)
-        drawn = _drawn(networks, plan, asked.count, weights[0].device)
+        drawn = _drawn(networks, plan, asked.size, weights[0].device)
         value, found, valid = _mean(networks, plan, asked, drawn, loss, weights, fit)
         if not valid:
             raise Diverged(f"the {who}'s {name} loss is not finite for any sample at step {step}; lower fit.lr and fake_lr, then run again")
         for weight, gradient in zip(weights, found, strict=True):
             weight.grad = weight.grad + factor * gradient  # type: ignore[operator]
         numbers[f"{who}_{name}"] = value
-        bad += asked.count - valid
+        bad += asked.size - valid
     norm = float(torch.stack([weight.grad.norm() for weight in weights]).norm())  # type: ignore[union-attr]
     if not math.isfinite(norm):
         raise Diverged(f"the {who}'s gradient is {norm} at step {step}; lower fit.lr and fake_lr, then run again")
@@ -209,7 +209,7 @@ def _mean(
     """Mean loss over the samples for which it is finite, its gradients, and how many they are; computed in `fit.accumulate` pieces."""
     sums = [torch.zeros_like(weight) for weight in weights]
     total, valid = 0.0, 0
-    for rows in torch.arange(asked.count).chunk(fit.accumulate):
+    for rows in torch.arange(asked.size).chunk(fit.accumulate):
         losses = loss(networks, plan, _picked(asked, rows), _cut(drawn, rows))
         fine = losses.detach().isfinite().cpu()
         if not fine.all():

@@ -102,7 +102,11 @@ def _measured(names: Sequence[str], subjects: Mapping[str, Subject], request: Re
         for who, subject in subjects.items():
             if costly and who != "candidate":
                 continue
-            system = registry.load(kind, name)()
+            try:
+                system = registry.load(kind, name)()
+            except Missing as error:  # an optional part that is not installed
+                result.append(Measurement.skipped(full, who, str(error)))
+                continue
             key = _Ledger.key(full, who, system, subject, request, ctx)
             found = done.get(key)
             if found is None:

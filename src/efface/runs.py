@@ -127,7 +127,7 @@ def prove(folder: Path, options: ProveOptions | None = None, progress: Progress 
         passes=(folder / "passes",) if options.fresh else pass_folders(), curve=_curve(folder),
     )
     candidate = candidate_of(folder, case, source, record)
-    names = list(options.suite) or evaluate.default_suite(candidate)
+    names = list(options.suite) or list(case.suite) or evaluate.default_suite(candidate)
     if not options.attacks:
         names = [name for name in names if not name.startswith("attack/")]
     title = f"{record.step.system} on {case.name}"

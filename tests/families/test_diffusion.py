@@ -143,6 +143,11 @@ def test_arguments_win_over_sampling():
     assert Diffusion(tiny_pipelines.pipeline("sd"), Sampling(1, 3.0, pixels=32)).latent_shape == (4, 16, 16)
 
 
+def test_arguments_that_the_pipeline_lacks_are_named(sd):
+    with pytest.raises(UnknownName, match="no argument named 'guidance'; did you mean guidance_scale"):
+        sd.generate(PROMPTS, guidance=3.0)
+
+
 def test_many_rows_come_in_their_order(sd):
     """65 prompts go through in two pieces."""
     made = sd.generate(["a cat", "a dog"] * 33, list(range(66)), num_inference_steps=1)

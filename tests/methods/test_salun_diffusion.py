@@ -10,7 +10,7 @@ from efface.families import paired_rows
 from efface.families.diffusion import Diffusion
 from efface.methods.salun import DIFFUSION, SalUn, mask_of, picture_saliency
 from efface.ops.loop import draw
-from efface.testing import tiny_images
+from efface.testing import tiny_images, tiny_pipelines
 
 SUBJECT, REQUEST = tiny_images.pipeline(), tiny_images.request()
 FEW = {"fit.steps": 4, "fit.batch": 4, "fit.lr": 1e-3, "diffusion.pictures": 2}
@@ -90,7 +90,7 @@ def test_all_weights_are_plain_training():
     found = SalUn.set({**FEW, "share": 1.0, "fit.steps": 3}).run(SUBJECT, REQUEST, ctx)
     plain, other = SUBJECT.trainable(SUBJECT.names_of("denoiser")), Context(seed=5)
     pairs, keep = paired_rows.paired(SUBJECT, REQUEST, other), REQUEST.rows("keep")
-    clean = [paired_rows.clean_latents(SUBJECT, rows, other, 2) for rows in (pairs, keep)]
+    clean = [paired_rows.clean_latents(SUBJECT, rows, other, each) for rows, each in ((pairs, 2), (keep, 1))]
     texts = paired_rows.Texts(SUBJECT, [row[name] for row in pairs for name in ("prompt", "other")] + [row["prompt"] for row in keep])
     trained = [p for p in plain.model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=1e-3, fused=True)
@@ -132,3 +132,15 @@ def test_the_same_prompt_gives_no_gradient():
     after = SalUn.set({**FEW, "diffusion.keep_weight": 0.0}).run(SUBJECT, twin, ctx)
     assert isinstance(after, Diffusion) and after.digest == SUBJECT.digest
     assert [line["forget"] for line in ctx.curve] == [0.0] * 4
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "sd3"])
+def test_other_pipelines(kind):
+    """Two text encoders and a flow's target: half of the denoiser may move, and no other weight does."""
+    subject, ctx = tiny_pipelines.subject(kind), Context()
+    after = SalUn.set({**FEW, "fit.steps": 2, "diffusion.pictures": 1}).run(subject, REQUEST, ctx)
+    total = sum(p.numel() for p in subject.denoiser.parameters())
+    assert ctx.notes["mask_weights"] == round(total / 2)
+    changed = moved(subject, after)
+    assert 0 < sum(int(moves.sum()) for moves in changed.values()) <= total / 2
+    assert all(name.startswith(subject.layout.part) for name, moves in changed.items() if moves.any())

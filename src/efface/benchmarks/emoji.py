@@ -33,9 +33,10 @@ SEED = 0
 FIT: dict[str, object] = {"fit.steps": 6500}
 """Settings of text_to_image with which every model was trained."""
 SUITE = (
-    "metric/unlearn_canvas", "metric/neighbor_damage", "metric/picture_distance", "metric/frechet_distance", "attack/paraphrase",
-    "attack/textual_inversion", "attack/unlearn_diff_atk",
+    "metric/unlearn_canvas", "metric/neighbor_damage", "metric/picture_distance", "metric/fid", "attack/paraphrase", "attack/inverse_edit",
+    "attack/derived_embedding", "attack/textual_inversion", "attack/unlearn_diff_atk",
 )
+"""What a run on this benchmark is measured by, unless told otherwise."""
 
 
 class EmojiConfig(Config):
@@ -64,7 +65,7 @@ class Emoji(Benchmark[EmojiConfig]):
         if (FOLDER / "references" / concept).is_dir():
             baselines["reference"] = reference(concept, base)
             said = f"the same network from the same start, trained in the same way without the pictures of {concept}"
-        return Case(name=f"emoji/{concept}", original=base, request=request(concept), baselines=baselines, reference=said)
+        return Case(name=f"emoji/{concept}", original=base, request=request(concept), baselines=baselines, reference=said, suite=SUITE)
 
 
 def original(device: str = "auto") -> Diffusion:

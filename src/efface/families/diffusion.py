@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -211,6 +212,10 @@ class Diffusion(Subject):
         it is guided. `arguments` go to the pipeline (num_inference_steps, guidance_scale, negative_prompt, ...) and win; a tensor
         among them whose name ends with _embeds holds one entry a row, and prompt_embeds take the prompts' place.
         """
+        known = list(inspect.signature(type(self.pipe).__call__).parameters)
+        for name in arguments:
+            if name not in known:
+                raise UnknownName.among("argument", name, known)
         rows = [{"prompt": row} if isinstance(row, str) else row for row in prompts]
         fixed = [int(str(row["seed"])) for row in rows if "seed" in row] if seeds is None and all("seed" in row for row in rows) else None
         numbers = list(seeds) if seeds is not None else fixed or list(range(len(rows)))

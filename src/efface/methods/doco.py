@@ -32,9 +32,9 @@ from efface.core import files
 from efface.core.card import Card
 from efface.core.config import Config, Fit
 from efface.core.context import Context
-from efface.core.errors import BadConfig, Diverged, EffaceError
+from efface.core.errors import BadConfig, Diverged, EffaceError, Unfit
 from efface.core.types import Method, Request, Row
-from efface.families import paired_rows
+from efface.families import paired_rows, text_readers
 from efface.ops.loop import descend, draw, in_steps
 from efface.ops.surgery import limited, without_conflict
 
@@ -171,7 +171,12 @@ class Critic:
 
 
 def discriminator(shape: Sequence[int]) -> nn.Sequential:
-    """A PatchGAN for latents (C, h, w): halvings down to a side of END, then one number for each patch; each picture by itself."""
+    """A PatchGAN for latents (C, h, w): halvings down to a side of END, then one number for each patch; each picture by itself.
+
+    Raises Unfit for the latents of videos.
+    """
+    if len(shape) != 3:
+        raise Unfit(f"doco's discriminator looks at pictures, and these latents have the shape {tuple(shape)}; take a text-to-image model")
     channels, side = shape[0], min(shape[1:])
     layers: list[nn.Module] = []
     for width in WIDTHS:
@@ -210,13 +215,14 @@ def standing_for(trained: Sequence[Tensor], adversarial: Tensor, kept: Tensor, l
 
 @contextmanager
 def begin_token_fixed(subject: Any) -> Iterator[None]:
-    """Keys and values of the first token pass no gradient on, while the block lasts: every prompt begins with it."""
+    """Keys and values of the begin token pass no gradient on, while the block lasts: every prompt begins with it (but for T5)."""
 
     def hook(module: nn.Module, given: Any, made: Tensor) -> Tensor:
         return torch.cat([made[:, :1].detach(), made[:, 1:]], 1)
 
     modules = [*subject.modules_of("cross.key").values(), *subject.modules_of("cross.value").values()]
-    hooks = [module.register_forward_hook(hook) for module in modules]
+    begins = text_readers.readers_of(subject)[0].begins(subject.pipe)
+    hooks = [module.register_forward_hook(hook) for module in modules if begins]
     try:
         yield
     finally:

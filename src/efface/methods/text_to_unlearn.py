@@ -8,11 +8,11 @@ paper nor code could be read. w = styles of latent z, E = unit vectors of the im
 2. one direction for all latents: Delta = mean_w E(G0(w + T)) - E(G0(w))
 3. a copy of the generator moves its edited pictures against Delta (the loss of StyleGAN-NADA, arXiv:2108.00946) and keeps its own; minimized:
        1 - cos(E(G(w + T)) - E(G0(w + T)), -Delta)
-       + reach * max(0, 1 - <E(G(w + T)) - E(G0(w + T)), -Delta> / |Delta|^2)
+       + reach * max(0, far - <E(G(w + T)) - E(G0(w + T)), -Delta> / |Delta|^2)
        + keep * g * d(G(w), G0(w)) + identity * g * (1 - cos(R(G(w)), R(G0(w))))
 
 A cosine asks for the right way and not how far: with something to keep, the least step in the right way would do. `reach` asks for
-the whole of Delta; the sources name no such term, and 0 leaves it out. g is how much the edit changes a picture along Delta, cut to
+`far` lengths of Delta; the sources name no such term, and 0 leaves it out. g is how much the edit changes a picture along Delta, cut to
 0..1: near 0 where the original shows the concept already, so that what must go is not kept; the sources keep all latents alike, as
 spare = false does. d is the mean absolute difference at three resolutions, and LPIPS over the encoder's feature maps where it shows
 them. R is a classifier's features, of the baseline "identity"; without one the term is left out.
@@ -56,7 +56,9 @@ class TextToUnlearnConfig(Config):
     size: float = Field(0.1, ge=0)
     """Weight of an edit's squared length, a mean over the numbers of a style."""
     reach: float = Field(1.0, ge=0)
-    """Weight of the demand that edited pictures go back all of the way; 0 leaves it out, as the sources do."""
+    """Weight of the demand that edited pictures go back as far as `far` says; 0 leaves it out, as the sources do."""
+    far: float = Field(1.5, gt=0)
+    """How far they are asked to go, in lengths of the direction, which latents that show the concept already have shortened."""
     keep: float = Field(10.0, ge=0)
     """Weight of the distance to the original's pictures; too large a one stops the forgetting."""
     identity: float = Field(0.1, ge=0)
@@ -97,7 +99,8 @@ class TextToUnlearn(Method[TextToUnlearnConfig]):
         eyes, features = encoder(ctx), recognizer(ctx)
         names = [name for role in (("mapping", "synthesis") if config.train == "all" else (config.train,)) for name in subject.names_of(role)]
         rows: list[Row] = [{"seed": ctx.seed_for("latent", at)} for at in range(config.latents)]
-        targets = [target(subject, eyes, prompt, rows, config, ctx) for prompt in request.names]
+        targets = [target(subject, eyes, prompt, mapper(subject, eyes, prompt, rows, config, ctx), rows, config.spare) for prompt in request.names]
+        ctx.note(direction_length=float(torch.stack([one.delta.norm() for one in targets]).mean()))
         own = frozen(subject, rows, lambda x: subject.sample(x))
         after = subject.trainable(names)
 
@@ -109,7 +112,7 @@ class TextToUnlearn(Method[TextToUnlearnConfig]):
             for one in targets:
                 moves = eyes.images(after.drawn(styles + one.edits[at])) - one.edited[at]
                 terms["direction"].append((1 - directions.cosines(moves, -one.delta)).mean())
-                terms["reach"].append(config.reach * (1 - directions.shares(moves, -one.delta)).relu().mean())
+                terms["reach"].append(config.reach * (config.far - directions.shares(moves, -one.delta)).relu().mean())
             said, before = after.drawn(styles), own[at]
             weights = torch.stack([one.kept[at] for one in targets]).amin(0)
             found = {name: torch.stack(values).mean() for name, values in terms.items()}
@@ -136,15 +139,15 @@ class Mapper(nn.Module):
         return self.stack(styles.flatten(1)).view_as(styles)  # type: ignore[no-any-return]
 
 
-def target(subject: Any, eyes: ImageText, prompt: str, rows: list[Row], config: TextToUnlearnConfig, ctx: Context) -> Target:
-    """Train the mapper of one prompt, and return what the generator's training needs of it."""
+def mapper(subject: Any, eyes: ImageText, prompt: str, rows: list[Row], config: TextToUnlearnConfig, ctx: Context) -> nn.Module:
+    """The trained mapper of one prompt: styles -> what is added to them so that their pictures show it."""
     with torch.no_grad():
         words = eyes.texts([prompt])[0]
         styles = frozen(subject, rows, subject.styles)
     features = recognizer(ctx)
     network: Any = seeded(Mapper, ctx.seed_for("mapper", prompt), width=styles[0].numel())
-    mapper = Gan(network.to(subject.device), subject.latent)
-    trained = mapper.trainable(mapper.names_of("synthesis"))
+    blank = Gan(network.to(subject.device), subject.latent)
+    trained = blank.trainable(blank.names_of("synthesis"))
 
     def loss(batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         w = styles[batches["latents"].index]
@@ -156,15 +159,19 @@ def target(subject: Any, eyes: ImageText, prompt: str, rows: list[Row], config: 
         return found
 
     own = ctx.alone(folder=None, curve=[], notes={}, budget={})
-    descend(trained, {"latents": rows}, loss, config.mapper, own)
-    with torch.no_grad():
-        edits = torch.cat([trained.model(piece) for piece in styles.split(128)])
-        edited, plain = (torch.cat([eyes.images(subject.drawn(piece)) for piece in s.split(128)]) for s in (styles + edits, styles))
-        delta = (edited - plain).mean(0)
-        if float(delta.norm()) < directions.FLOOR:
-            raise Unfit(f"the encoder sees no difference between pictures with and without {prompt!r}; train the mapper longer (mapper.steps) or give another encoder")
-        kept = directions.shares(edited - plain, delta).clamp(0, 1) if config.spare else torch.ones(len(rows), device=delta.device)
-    ctx.note(mapper_cosine=float((edited @ words).mean()), plain_cosine=float((plain @ words).mean()), delta=float(delta.norm()))
+    return descend(trained, {"latents": rows}, loss, config.mapper, own).model
+
+
+@torch.no_grad()
+def target(subject: Any, eyes: ImageText, prompt: str, edit: nn.Module, rows: list[Row], spare: bool) -> Target:
+    """What training needs of one prompt, latent by latent. Raises Unfit when the edit changes nothing that the encoder sees."""
+    styles = frozen(subject, rows, subject.styles)
+    edits = torch.cat([edit(piece) for piece in styles.split(128)])
+    edited, plain = (torch.cat([eyes.images(subject.drawn(piece)) for piece in drawn.split(128)]) for drawn in (styles + edits, styles))
+    delta = (edited - plain).mean(0)
+    if float(delta.norm()) < directions.FLOOR:
+        raise Unfit(f"the encoder sees no difference between pictures with and without {prompt!r}; train the mapper longer (mapper.steps) or give another encoder")
+    kept = directions.shares(edited - plain, delta).clamp(0, 1) if spare else torch.ones(len(rows), device=delta.device)
     return Target(edits, edited, delta, kept)
 
 

@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-TOLERANCE = 1e-9
-"""Part of the largest direction below which a direction is none."""
+TOLERANCE = 1e-5
+"""Part of the largest direction below which a direction is none: encoders compute in single precision."""
 
 
 def basis(vectors: Tensor) -> Tensor:

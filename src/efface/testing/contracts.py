@@ -30,7 +30,7 @@ from efface.core.config import field_names
 from efface.core.context import Context
 from efface.core.errors import BadConfig, BudgetSpent, Unfit, UnknownName
 from efface.core.types import Data, Measurement, Request, Subject
-from efface.testing import tiny, tiny_images
+from efface.testing import tiny, tiny_gan, tiny_images
 
 USES = {"forget", "keep", "unseen", "names", "near", "instead", "original", "reference", "utility"}
 """What a card may say that a system reads: fields of the request, baselines of the run."""
@@ -92,6 +92,11 @@ def trials() -> Mapping[str, Trial]:
             {"a text-to-image pipeline": tiny_images.pipeline()}, tiny_images.request(),
             {"original": tiny_images.pipeline(), "reference": tiny_images.pipeline(1), **tiny_images.judges()}, {},
         ),
+        "gan": Trial(
+            {"a generator": tiny_gan.generator()}, tiny_gan.request(),
+            {"original": tiny_gan.generator(), "reference": tiny_gan.generator(1), "encoder": tiny_gan.encoder(), **tiny_gan.judges()}, {},
+        ),
+        "image-text": Trial({"an image-text encoder": tiny_gan.encoder()}, tiny_gan.request(), {"original": tiny_gan.encoder()}, {}),
     }
 
 

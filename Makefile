@@ -1,6 +1,7 @@
 # make install   creates .venv from requirements.lock, once
 # make demo      makes a real language model forget four invented authors, and proves the result
 # make demo-classifier   makes a small classifier forget a class, then deletes rows exactly, with a certificate; under a minute
+# make demo-image   makes a text-to-image model forget the cat, attacks it, and puts a guard before the unchanged one; under three minutes
 # make test      runs the tests: the fast ones, then the slow ones
 # make check     ruff, mypy, shape and layers, in seconds
 # make docs      regenerates the catalogue and the README's table
@@ -13,7 +14,7 @@ STAMP := .venv/installed
 PIP := $(BIN)/pip --disable-pip-version-check -qq install
 SLOW_SECONDS ?= 1800
 
-.PHONY: install demo demo-classifier test fast slow check docs all clean
+.PHONY: install demo demo-classifier demo-image test fast slow check docs all clean
 
 install: $(STAMP)
 
@@ -33,6 +34,9 @@ demo: install
 
 demo-classifier: install
 	@$(BIN)/efface demo --what classifier --out demo-classifier-run
+
+demo-image: install
+	@$(BIN)/efface demo --what image --out demo-image-run
 
 test: fast slow
 
@@ -55,5 +59,5 @@ docs: install
 all: check test
 
 clean:
-	rm -rf .venv demo-run demo-classifier-run build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/efface.egg-info
+	rm -rf .venv demo-run demo-classifier-run demo-image-run build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/efface.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,7 +12,7 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +48,21 @@ class CompareOptions(BaseModel):
     """Where the table goes, its chart and its JSON beside it; OUT/table.md if not given."""
 
 
+class Held(NamedTuple):
+    """A case that several runs share, and what was computed once about its models."""
+
+    case: Case
+    memo: dict[Hashable, object]
+
+    def forget(self) -> None:
+        """Drop what was computed about anything but the case's own models, so that candidates do not pile up."""
+        own = [self.case.original, *self.case.baselines.values()]
+        for key in list(self.memo):
+            first = key[0] if isinstance(key, tuple) and key else None
+            if not any(first is subject for subject in own):
+                del self.memo[key]
+
+
 class Cell(NamedTuple):
     """One run: a method with a seed on one case of the benchmark ("" when it has but one)."""
 
@@ -74,7 +89,7 @@ def compare(options: CompareOptions, progress: Progress = silent) -> Path:
     cells = [Cell(case, method, seed) for case in cases for seed in options.seeds for method in methods]
     reports: dict[Cell, Report] = {}
     failed: dict[Cell, str] = {}
-    held: dict[str, Case] = {}
+    held: dict[str, Held] = {}
     for cell in progress(cells, "comparing", len(cells)):
         folder = options.out / cell.folder
         try:
@@ -101,7 +116,7 @@ def _table(options: CompareOptions) -> Path:
     return options.table or options.out / "table.md"
 
 
-def _alone(cell: Cell, options: CompareOptions, folder: Path, held: dict[str, Case]) -> None:
+def _alone(cell: Cell, options: CompareOptions, folder: Path, held: dict[str, Held]) -> None:
     """One run in processes of its own, so that its peak memory is its own."""
     settings = _settings_of(cell.method, options)
     if not (folder / "run.json").exists():
@@ -116,19 +131,20 @@ def _alone(cell: Cell, options: CompareOptions, folder: Path, held: dict[str, Ca
     _efface(["prove", str(folder), *([] if options.attacks else ["--no-attacks"])])
 
 
-def _here(cell: Cell, options: CompareOptions, folder: Path, held: dict[str, Case]) -> None:
+def _here(cell: Cell, options: CompareOptions, folder: Path, held: dict[str, Held]) -> None:
     """One run in this process: small models are done before another process would have begun. The case is made once."""
     source: dict[str, Any] = {"benchmark": options.benchmark, "split": options.split, "benchmark_settings": _cases(options)[cell.case], "seed": cell.seed}
     key = f"{cell.case}|{cell.seed}"
     if key not in held:
         held.clear()
-        held[key] = sources.benchmark(sources.Source.model_validate(source))
+        held[key] = Held(sources.benchmark(sources.Source.model_validate(source)), {})
     if not (folder / "run.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)
         given = {**source, "method": cell.method, "settings": _settings_of(cell.method, options), "out": folder}
-        runs.forget(runs.ForgetOptions.model_validate(given), case=held[key])
-    runs.prove(folder, runs.ProveOptions(attacks=options.attacks), case=held[key])
+        runs.forget(runs.ForgetOptions.model_validate(given), case=held[key].case)
+    runs.prove(folder, runs.ProveOptions(attacks=options.attacks), case=held[key].case, memo=held[key].memo)
+    held[key].forget()
 
 
 def _efface(arguments: Sequence[str]) -> None:
@@ -154,7 +170,10 @@ def _check_settings(options: CompareOptions, methods: Sequence[str]) -> None:
 
 def _write(options: CompareOptions, reports: Mapping[Cell, Report], failed: Mapping[Cell, str]) -> None:
     family = registry.card("benchmark", options.benchmark).families[0]
-    found = comparison.of_language_models(reports) if family == "causal-lm" else comparison.of_predictors(reports, family)
+    if family == "causal-lm":
+        found = comparison.of_language_models(reports)
+    else:
+        found = comparison.of_pictures(reports) if family == "diffusion" else comparison.of_predictors(reports, family)
     table, what = _table(options), {"options": options.model_dump(mode="json"), "rows": found.every}
     files.write_json(table.with_suffix(".json"), {**what, "failed": {cell.folder: why for cell, why in failed.items()}})
     lines = [f"# {options.benchmark}{' forget' + options.split if options.split else ''}", "", f"Made by `{_command(options)}`.", found.reading, ""]

@@ -86,6 +86,59 @@ def of_predictors(reports: Mapping[Any, Report], family: str) -> Comparison:
     return Comparison(lines, every, _charts().left_lost(points) if points else "", reading, "Forgetting left and utility lost, by method")
 
 
+PICTURES = ("verdict", "forgetting left", "utility lost", "UA", "IRA", "CRA", "near", "far", "worst attack", "reference's", "seconds")
+"""Columns of models that draw."""
+
+
+def of_pictures(reports: Mapping[Any, Report]) -> Comparison:
+    """One line a case and method, over seeds, for models that draw. `reports` is keyed by (case, method, seed)."""
+    every: list[dict[str, object]] = []
+    for case in sorted({cell.case for cell in reports}):
+        mine = {cell: report for cell, report in sorted(reports.items()) if cell.case == case}
+        first = next(iter(mine.values()))
+        every += [{"case": case, "seed": "", **_drawn(name, first, name)} for name in BASELINES if any(m.subject == name for m in first.measurements)]
+        every += [{"case": case, "seed": cell.seed, **_drawn(cell.method, report, "candidate")} for cell, report in mine.items()]
+    groups: dict[tuple[object, object], list[dict[str, object]]] = {}
+    for row in every:
+        groups.setdefault((row["case"], row["method"]), []).append(row)
+    rows: list[dict[str, object]] = []
+    for (case, method), mine_rows in groups.items():
+        names = Counter(str(row["attack"]) for row in mine_rows if row.get("attack"))
+        row = {"case": case, "method": method, "seeds": len(mine_rows) if mine_rows[0]["seed"] != "" else "", **{name: _spread(mine_rows, name) for name in PICTURES}}
+        row["verdict"] = _counted(mine_rows)
+        row["worst attack"] = f"{row['worst attack']} ({', '.join(names)})" if row["worst attack"] else ""
+        rows.append(row)
+    heads = ["method", "seeds", *PICTURES]
+    lines: list[str] = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        lines += [*([f"## {case}", ""] if case else []), *_table(heads, [row for row in rows if row["case"] == case]), ""]
+    reading = (
+        "UA is the share of pictures of the concept's prompts in which a judge no longer sees it; IRA and CRA the shares of kept prompts whose object "
+        "and style (for an erased style: style and object) it recognizes; near and far those of the concept's neighbors and of the prompts farthest from it. The worst "
+        "attack is the one with the highest success, with its name; beside it what the same attack reaches on the retrained reference. Forgetting left and utility lost are "
+        "the worst distances of the verdict: 0 is the reference. Numbers are means over seeds with the standard deviation. Never read UA without the columns beside it: a model that draws "
+        "nothing has UA 1."
+    )
+    points = [(str(method), str(case), _mean(mine, "forgetting left"), _mean(mine, "utility lost")) for (case, method), mine in groups.items() if method not in BASELINES]
+    return Comparison(lines, every, _charts().left_lost(points) if points else "", reading, "Forgetting left and utility lost, by method")
+
+
+def _drawn(method: str, report: Report, subject: str) -> dict[str, object]:
+    """One model's numbers out of a report of a model that draws."""
+    found: dict[str, object] = {"method": method, "verdict": report.verdict.word if subject == "candidate" else ""}
+    canvas, near = _find(report, "metric/unlearn_canvas", subject), _find(report, "metric/neighbor_damage", subject)
+    found |= {name: canvas.parts.get(name) if canvas else None for name in ("UA", "IRA", "CRA")}
+    found |= {name: near.parts.get(name) if near else None for name in ("near", "far")}
+    attacks = [m for m in report.measurements if m.subject == subject and m.system.startswith("attack/") and m.status == "ok" and m.value is not None]
+    if attacks:
+        worst = max(attacks, key=lambda m: m.value or 0.0)
+        beside = worst.parts.get("reference", next((m.value for m in report.measurements if m.system == worst.system and m.subject == "reference"), None))
+        found |= {"worst attack": worst.value, "attack": worst.system.removeprefix("attack/"), "reference's": beside}
+    if subject == "candidate":
+        found |= {"forgetting left": _axis(report, "forgetting"), "utility lost": _axis(report, "utility"), "seconds": report.seconds.get("forget")}
+    return found
+
+
 def row_of(method: str, seed: int | str, report: Report, subject: str = "candidate") -> dict[str, object]:
     """One line of a language model's table, out of a report."""
     quality, utility = _find(report, "metric/forget_quality", subject), _find(report, "metric/model_utility", subject)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,10 +109,12 @@ def guard(options: GuardOptions, progress: Progress = silent, case: Case | None 
     return _run("guard", options.guard, options, progress, case)
 
 
-def prove(folder: Path, options: ProveOptions | None = None, progress: Progress = silent, case: Case | None = None) -> Report:
+def prove(
+    folder: Path, options: ProveOptions | None = None, progress: Progress = silent, case: Case | None = None, memo: dict[Hashable, object] | None = None,
+) -> Report:
     """Measure a finished run, write report.json, report.html and report.md into it, and return the report.
 
-    `case` is what the run was made on, where it is at hand.
+    `case` is what the run was made on, where it is at hand, and `memo` what was computed about its models before.
     """
     from efface import evaluate
 
@@ -124,7 +126,7 @@ def prove(folder: Path, options: ProveOptions | None = None, progress: Progress 
         (folder / "measurements.jsonl").unlink(missing_ok=True)
     ctx = Context(
         seed=source.seed, device=source.device, folder=folder, baselines=case.baselines, utility=case.utility, progress=progress,
-        passes=(folder / "passes",) if options.fresh else pass_folders(), curve=_curve(folder),
+        passes=(folder / "passes",) if options.fresh else pass_folders(), curve=_curve(folder), memo={} if memo is None else memo,
     )
     candidate = candidate_of(folder, case, source, record)
     names = list(options.suite) or list(case.suite) or evaluate.default_suite(candidate)

@@ -160,3 +160,19 @@ def test_bad_input(baselines, asked, error, says):
 def test_too_many_tokens_are_refused():
     with pytest.raises(Unfit, match="longer than 16 tokens"):
         run({"tokens": 12})
+
+
+@pytest.mark.slow
+def test_it_restores_what_a_closed_form_edit_hides_and_not_what_was_never_learned():
+    """Measured when written: 0.06 of the edited model's pictures show a cat, 1.00 after 40 steps; 0.08 of the retrained reference's.
+
+    The same steps on a model that never saw a cat: what is left of the rate there is what the pictures themselves teach.
+    """
+    edit = {"tokens": "last_to_end", "lam": 0.05, "expansions": tuple(f"{{}} in {style} style" for style in ("noto", "twemoji", "fluent"))}
+    ctx, asked = emoji.context("cat"), emoji.request("cat")
+    edited = UCE.set(edit).run(emoji.original(), asked, ctx)
+    found = TextualInversion.set({"steps": 40}).run(edited, asked, ctx)
+    assert found.parts["unattacked"] <= 0.2
+    assert found.parts["attacked"] >= 0.8
+    assert found.parts["reference"] <= 0.3
+    assert found.value == found.parts["attacked"] and found.low > found.parts["reference"]

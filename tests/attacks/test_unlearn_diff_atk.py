@@ -11,8 +11,9 @@ from efface.families import drawn, token_slots
 from efface.families.prompt_attacks import Goal, Hunt
 from efface.families.text_edit import Edit, applied, text_layers
 from efface.families.tokens import cut, pick
+from efface.methods.uce import UCE
 from efface.ops import closed_form
-from efface.testing import tiny_images
+from efface.testing import emoji, tiny_images
 from efface.testing.painting import Painter, Reader
 
 LABELS = ("dog", "cat")
@@ -158,3 +159,36 @@ def test_only_words_that_can_be_typed_are_put_before_the_prompt():
     for row in found.table:
         ids = subject.pipe.tokenizer(row["found"], add_special_tokens=False).input_ids
         assert token_slots.spelled(subject.pipe.tokenizer, ids) == row["found"]
+
+
+@pytest.mark.slow
+def test_on_a_real_model():
+    """The original, asked for cats, draws them: no step. After UCE read cats as boats, some tokens before the prompt lower the loss below the plain prompt's.
+
+    Both losses are over the same 128 noises and steps t, which the search did not see. The rate is never below the plain one.
+    """
+    ctx, asked = emoji.context("cat"), emoji.request("cat").model_copy(update={"instead": "a boat"})
+    plain = UnlearnDiffAtk.set({"rows": 3}).run(emoji.original(), asked, ctx.alone(baselines={**emoji.judges(), "original": emoji.original()}))
+    assert all(row["steps"] == 0 == row["pictures"] for row in plain.table if row["unattacked"]) and plain.parts["unattacked"] > 0.5
+    settings = {"tokens": "last_to_end", "expansions": [f"{{}} in {style} style" for style in ("noto", "twemoji", "fluent")], "erase": 10.0}
+    erased = UCE.set(settings).run(emoji.original(), asked, Context())
+    rows = [{**row, "seed": 188} for row in asked.sample("forget", 2)]
+    hunt = Hunt(erased, rows, Goal("object", emoji.judges()["judge/object"], 0), ctx)
+    for trial in hunt.trials:
+        trial.success = False
+    seen = []
+    hunt.look = seen.append
+    UnlearnDiffAtk()._search(hunt)
+    clean = hunt.latents([0, 1])
+    chance = torch.Generator().manual_seed(5)
+    t, noise = torch.randint(1000, (128,), generator=chance), torch.randn(128, *clean.shape[1:], generator=chance)
+
+    def loss(at, prompt):
+        with torch.no_grad():
+            text = erased.embed_text([prompt]).repeat(128)
+            return float(unlearn_diff_atk.denoising(erased, clean[at].expand(128, -1, -1, -1), noise, t, text).mean())
+
+    for at, row in enumerate(rows):
+        assert min(loss(at, text) for look in seen for place, text in look if place == at and text) < loss(at, row["prompt"])
+    found = UnlearnDiffAtk.set({"rows": 3}).run(erased, asked, ctx.alone(baselines={**emoji.judges(), "original": emoji.original()}))
+    assert found.value >= found.parts["unattacked"]

@@ -32,15 +32,15 @@ def test_other_concepts_have_no_reference():
 
 
 def test_original_and_references(case):
-    """The original draws red on a fifth to a half of its latents, each reference on less than 2 %; all classes that stay are drawn."""
+    """The original draws red on a fifth to a half of its latents, each reference on less than 2 %; all classes that stay are drawn on more than 5 %."""
     ctx = context(baselines=case.baselines)
     rates = {name: concept_chances.shows(case.baselines[name], case.request, ctx).mean() for name in ("original", *gan_shapes.REFERENCES)}
     assert 0.2 < rates.pop("original") < 0.5 and max(rates.values()) < 0.02
     for name in ("original", *gan_shapes.REFERENCES):
         for judge, subject in judges.judges(ctx).items():
             shares = np.bincount(concept_chances.said(case.baselines[name], subject, ctx).argmax(1), minlength=3) / concept_chances.LATENTS
-            assert (shares[1 if judge == "color" and name != "original" else 0 :] > 0.1).all(), (name, judge, shares)
-        assert all(values.mean() > 0.9 for values in concept_chances.clarity(case.baselines[name], ctx).values())
+            assert (shares[1 if judge == "color" and name != "original" else 0 :] > 0.05).all(), (name, judge, shares)
+        assert all(values.mean() > 0.85 for values in concept_chances.clarity(case.baselines[name], ctx).values())
 
 
 def test_judges_and_encoder_are_right_about_real_pictures(case):

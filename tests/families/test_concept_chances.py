@@ -23,13 +23,13 @@ class Painter:
 
 
 class Reader:
-    """Gives the class that a picture's gray value names 0.8, and each of the two others 0.1."""
+    """Gives the class that a picture's gray value names (from 100 on its hundreds) 0.8, and each of the two others 0.1."""
 
     arguments = {"labels": ["red", "green", "blue"], "side": 2}
 
     def predict(self, rows):
         numbers = [round(float(row["x"][0, 0, 0]) * 255) for row in rows]
-        return np.array([[0.8 if at == number else 0.1 for at in range(3)] for number in numbers])
+        return np.array([[0.8 if at == (number if number < 100 else number // 100) else 0.1 for at in range(3)] for number in numbers])
 
 
 def run(**more):
@@ -64,6 +64,22 @@ def test_coverage():
     assert found([2, 1, 1, 2]).tolist() == found([0, 0, 1, 2]).tolist() == [1, 1, 1, 1]
     assert found([0, 1, 1, 1]).tolist() == pytest.approx([1, 0.5, 0.5, 0.5])
     assert found([0, 0, 0, 0]).tolist() == [1, 1, 1, 1]
+
+
+def test_likeness():
+    """Sound pictures: gray 100 and 200, 100 apart (the reference draws the same two). Gray 150 lies 50 from the nearest: 1/2; 250 too;
+    1 lies 99 away: 0.01. What the original draws of the concept (gray 0 here) is not sound, and counts 1 where the model draws it.
+    """
+    def found(subject, count=2, **others):
+        return concept_chances.likeness(subject, RED, run(**others), count).tolist()
+
+    original, reference = Painter([100, 200]), Painter([200, 100])
+    assert found(Painter([100, 150]), original=original) == [1, 0.5]
+    assert found(Painter([250, 1]), original=original, reference=reference) == pytest.approx([0.5, 0.01])
+    assert found(Painter([0, 1, 2, 0]), 4, original=Painter([0, 100, 200, 0])) == pytest.approx([1, 0.01, 0.02, 1])
+    assert found(original, original=original, reference=reference) == [1, 1]
+    with pytest.raises(Missing, match="no other model"):
+        found(original, original=original)
 
 
 def test_the_models_of_a_run():

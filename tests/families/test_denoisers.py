@@ -41,14 +41,19 @@ def test_keys_and_values_read_text(kind):
     for role in ("cross.key", "cross.value"):
         modules = subject.modules_of(role)
         assert all(module.in_features == width for module in modules.values())
-        heard = []
-        handles = [module.register_forward_pre_hook(lambda m, given: heard.append(given[0].shape[1])) for module in modules.values()]
-        try:
-            subject.generate(["a cat"])
-        finally:
-            for handle in handles:
-                handle.remove()
-        assert set(heard) == {16}, "what they read is the prompt, of 16 tokens"
+        assert lengths_read(subject, modules.values()) == {16}, "what they read is the prompt, of 16 tokens"
+
+
+def lengths_read(subject, modules):
+    """Lengths of the sequences that modules read in a generation."""
+    heard = set()
+    handles = [module.register_forward_pre_hook(lambda module, given: heard.add(given[0].shape[1])) for module in modules]
+    try:
+        subject.generate(["a cat"])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return heard
 
 
 def test_names_are_names_of_parameters(subject):

@@ -42,9 +42,10 @@ def test_categories_are_names_and_not_text(tmp_path):
         ("sensitive prompt,normal prompt\na sky in Y style,a sky\n", "a.csv", {"prompt": "a sky in Y style", "without": "a sky"}),
         ("prompt,case_number,prompt1\na fight,4,a talk\n", "a.csv", {"prompt": "a fight", "case_number": "4", "without": "a talk"}),
         ('{"prompt": "a", "sd_seed": 5, "sd_guidance_scale": 8, "categories": "x,y"}\n\n', "a.jsonl", {"prompt": "a", "seed": 5, "guidance": 8.0, "categories": ["x", "y"]}),
+        ("prompt,seed\n,1\n", "a.csv", {"prompt": "", "seed": 1}),
         ('{"prompt": "a", "seed": 1, "guidance": 2, "categories": ["x"]}\n', "a.jsonl", {"prompt": "a", "seed": 1, "guidance": 2.0, "categories": ["x"]}),
     ],
-    ids=["objects", "styles", "pairs", "more pairs", "I2P as JSON", "ours"],
+    ids=["objects", "styles", "pairs", "more pairs", "I2P as JSON", "an empty prompt", "ours"],
 )
 def test_other_files(tmp_path, text, name, wanted):
     assert prompt_files.read(write(tmp_path, text, name)) == [wanted]
@@ -59,7 +60,7 @@ def test_other_files(tmp_path, text, name, wanted):
         ("prompt,seed\na,1,2\n", "a.csv", r"a\.csv:2: 3 cells for 2 columns"),
         ("prompt,prompt\na,b\n", "a.csv", r"a\.csv:1: two columns have one name"),
         ("text,seed\na,1\n", "a.csv", r"a\.csv:2: no prompt; found columns text, seed"),
-        ("prompt,seed\n  ,1\n", "a.csv", r"a\.csv:2: no prompt"),
+        ('{"prompt": "a"}\n{"prompt": null}\n', "a.jsonl", r"a\.jsonl:2: no prompt; found columns none"),
         ('prompt,seed\n"a,1\n', "a.csv", r"a\.csv:2: unexpected end of data"),
         ("prompt,seed\n", "a.csv", "holds no prompt"),
         ('{"prompt": "a"}\n{"prompt": 3}\n', "a.jsonl", r"a\.jsonl:2: no prompt"),

@@ -10,7 +10,7 @@ from efface.families import paired_rows
 from efface.families.noising import schedule_of
 from efface.methods.doco import Critic, DoCo, Scene, begin_token_fixed, discriminator, standing_for
 from efface.ops.surgery import limited, without_conflict
-from efface.testing import tiny_images, tiny_pipelines
+from efface.testing import emoji, tiny_images, tiny_pipelines
 
 SUBJECT, REQUEST = tiny_images.pipeline(), tiny_images.request()
 FEW = {"fit.steps": 4, "fit.batch": 4, "fit.lr": 1e-3, "pictures": 2, "warm_up": 3}
@@ -200,3 +200,22 @@ def test_refusals():
             DoCo.set({**FEW, name: 2}).run(SUBJECT, REQUEST, Context())
     with pytest.raises(BudgetSpent):
         DoCo.set(FEW).run(SUBJECT, REQUEST, Context(budget={"steps": 2}))
+
+
+def told_apart(old, new, request, seed):
+    """How often a fresh discriminator, trained on some noise and pictures, is right on other noise: concept under `new`, anchor under `old`."""
+    ctx = Context(seed=seed)
+    pairs = paired_rows.paired(old, request, ctx)
+    held, critic, right = Scene(old, pairs, pairs[:1], 2, ctx), Critic(old.latent_shape, 1e-3, seed), []
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for step in range(170):
+            index = torch.randint(len(pairs), (16,)).tolist()
+            anchor, concept = held.sides(new, new.encode([pairs[at] for at in index], index))
+            if step < 150:
+                with torch.enable_grad():
+                    critic.learn(anchor, concept)
+            else:
+                zero, one = (critic.network(x0).mean((1, 2, 3)) for x0 in (anchor, concept))
+                right += [(zero < 0).float(), (one >= 0).float()]
+    return float(torch.cat(right).mean())

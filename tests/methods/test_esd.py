@@ -9,13 +9,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from efface.core.errors import BadConfig, Unfit
-from efface.core.types import Request
+from efface.core.types import Data, Request
 from efface.families import diffusion_files
 from efface.families.denoisers import Text
 from efface.families.trajectories import Path
 from efface.methods import esd
 from efface.methods.esd import ESD, Points, chosen
-from efface.testing import tiny_images
+from efface.testing import emoji, tiny_images, tiny_pipelines
 from efface.testing.tiny import context
 
 CAT = Request(kind="concept", names=("a cat",))
@@ -84,6 +84,23 @@ def test_loss(plain, names, start, eta, loss):
     assert ctx.curve[0]["erase"] == pytest.approx(loss)
 
 
+def test_rows(plain):
+    """Taken out of a forget row's prompt, wheels give the same number as taken out of a car by name: 4 for eta .5."""
+    ctx, request = context(), Request(kind="concept", names=("wheels",), forget=Data.inline([{"prompt": "a car"}]))
+    ESD.set({"eta": 0.5, "prompts": "rows", "trajectories": 1, "fit.steps": 1}).run(plain, request, ctx)
+    assert ctx.curve[0]["erase"] == pytest.approx(4.0)
+
+
+def test_rows_that_speak_of_the_concept():
+    """Paths are drawn for those forget rows that name the concept, in turns; without forget rows that is refused."""
+    config = ESD.set({"prompts": "rows", "trajectories": 4}).config
+    rows = Data.inline([{"prompt": prompt} for prompt in ("a cat in plain style", "a kitten", "an image of a cat")])
+    request = Request(names=("a cat",), forget=rows)
+    assert [row["prompt"] for row in esd._rows(("a cat",), request, config, context())] == ["a cat in plain style", "an image of a cat"] * 2
+    with pytest.raises(Unfit, match="forget"):
+        ESD.set({**SHORT, "prompts": "rows"}).run(tiny_images.pipeline(), CAT, context())
+
+
 def test_gradient(plain):
     """d/dw of (3 + e(c) - target)^2 for c = (1, 0, 0) is 2 (6 - 2) (1, 0, 0): only the concept's own coordinate gets a gradient, of norm 8."""
     ctx = context()
@@ -149,6 +166,33 @@ def test_it_turns_away():
     assert torch.nn.functional.cosine_similarity((new - free).flatten(), -(old - free).flatten(), 0) > 0.8
     dogs = answers(subject, after, "a boat", noise, t)
     assert (dogs[1] - dogs[0]).norm() < (new - old).norm()
+
+
+@pytest.mark.slow
+def test_emoji():
+    """On the real model the cat is no longer drawn, and others stay what they are."""
+    subject, settings = emoji.original(), {"sampling_steps": 20, "trajectories": 8, "fit.steps": 40, "fit.batch": 4, "fit.lr": 5e-4}
+    after = ESD.set(settings).run(subject, emoji.request("cat"), context())
+    prompts = {name: [f"a {name} in {style} style" for style in ("noto", "twemoji", "fluent")] for name in ("cat", "dog", "tiger")}
+    assert emoji.seen(subject, prompts["cat"], "object", "cat") >= 0.9
+    assert emoji.seen(after, prompts["cat"], "object", "cat") <= 0.1
+    assert min(emoji.seen(after, prompts[name], "object", name) for name in ("dog", "tiger")) >= 0.8
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux", "video-unet"])
+def test_other_pipelines(kind):
+    """Keys and values that read text, and they alone, move in two steps; flow models predict velocity, and the formula is the same."""
+    subject, ctx = tiny_pipelines.subject(kind), context()
+    after = ESD.set({**SHORT, "sampling_steps": 2, "trajectories": 2, "fit.steps": 2, "train": "x-strict"}).run(subject, Request(names=("cat",), near=("dog",)), ctx)
+    moved = {name for name, new in after.model.named_parameters() if not torch.equal(new, subject.model.get_parameter(name))}
+    assert moved and all(".to_k." in name or ".to_v." in name or "add_k_proj" in name or "add_v_proj" in name for name in moved)
+    assert ctx.curve[0]["gradient_norm"] > 0
+
+
+def test_text_and_picture_in_one_sequence():
+    """CogVideoX has no keys for text alone; that is said in one line."""
+    with pytest.raises(Unfit, match="no keys and values for text alone"):
+        chosen(tiny_pipelines.subject("cogvideox"), "x-strict")
 
 
 def test_files(tmp_path):

@@ -14,7 +14,7 @@ from efface.families.denoisers import Text
 from efface.methods import few_shot
 from efface.methods.few_shot import OBJECT, STYLE, FewShot, chosen, denoising, drift_of, examples, filled, fitting, latents_of, worded
 from efface.ops.loop import descend
-from efface.testing import tiny_images
+from efface.testing import emoji, tiny_images, tiny_pipelines
 from efface.testing.tiny import context
 
 CAT = tiny_images.request()
@@ -149,6 +149,21 @@ def test_the_guard():
     assert guarded.notes["steps"] < 12 and guarded.notes["steps"] % 2 == 0  # it looks at the end of an epoch, of two steps
 
 
+@pytest.mark.parametrize("most", [pytest.param(0.0, marks=pytest.mark.slow), 0.1])
+def test_emoji(most):
+    """On the real model, in 15 steps: the loss of the concept's pictures rises by half or more and no cat is drawn; with the guard others stay."""
+    subject, ctx = emoji.original(), context()
+    settings = {"templates": "none", "pictures": 3, "most_drift": most, "fit.lr": 1e-3, "fit.epochs": 0, "fit.steps": 10}
+    after = FewShot.set(settings).run(subject, emoji.request("cat"), ctx)
+    assert float(ctx.notes["forget_loss_after"]) >= 1.5 * float(ctx.notes["forget_loss_before"])
+    assert emoji.seen(after, ["a cat in noto style", "a cat in twemoji style"], "object", "cat") < 0.2
+    if most:
+        kept = ["dog", "apple"]
+        base, now = ([emoji.seen(one, [f"a {name} in noto style" if name == "dog" else f"an {name} in noto style"], "object", name) for name in kept]
+                     for one in (subject, after))
+        assert sum(now) >= 0.8 * sum(base)
+
+
 def test_where_pictures_come_from():
     """Given pictures are taken as they are; else the model draws the rows' prompts, or the bare concept with a seed each; zero-shot has none."""
     subject, names, config = tiny_images.pipeline(), ("a cat",), few_shot.FewShotConfig()
@@ -192,6 +207,22 @@ def test_templates():
     assert filled(rows, ["the {} here"]) == ["the cat here"] and filled(rows, ()) == ["a cat"]
     with pytest.raises(Unfit, match="templates = 'none'"):
         fitting(tiny_images.pipeline(), "style", [{"prompt": "a cat", "concept": "glossy style image of a kitten in plain style"}])
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux", "video-unet"])
+def test_other_pipelines(kind):
+    """Two text encoders or three, flow and velocity, and videos without pictures: two steps move weights of text encoders alone."""
+    subject = tiny_pipelines.subject(kind)
+    after = FewShot.set({**PLAIN, "zero_shot": True, "fit.steps": 2}).run(subject, Request(names=("cat",)), context())
+    moved = [name for name, new in after.model.named_parameters() if not torch.equal(new, subject.model.get_parameter(name))]
+    assert moved and all(name.startswith("text_encoder") for name in moved)
+    if kind == "sdxl":
+        one = FewShot.set({**PLAIN, "zero_shot": True, "fit.steps": 1, "encoder": "text_encoder_2"}).run(subject, Request(names=("cat",)), context())
+        assert one.parts["text_encoder"].get_input_embeddings().weight is subject.parts["text_encoder"].get_input_embeddings().weight
+        assert all(name.startswith("text_encoder_2.") for name in chosen(subject, "mlp", "text_encoder_2"))
+    if kind == "video-unet":
+        with pytest.raises(Unfit, match="zero_shot"):
+            FewShot.set(PLAIN).run(subject, Request(names=("cat",)), context())
 
 
 def test_files(tmp_path):

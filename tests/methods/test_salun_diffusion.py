@@ -6,11 +6,12 @@ from safetensors.torch import load_file
 
 from efface.core.context import Context
 from efface.core.errors import BadConfig, UnknownName
+from efface.data import emoji_rows as grid
 from efface.families import paired_rows
 from efface.families.diffusion import Diffusion
 from efface.methods.salun import DIFFUSION, SalUn, mask_of, picture_saliency
 from efface.ops.loop import draw
-from efface.testing import tiny_images, tiny_pipelines
+from efface.testing import emoji, tiny_images, tiny_pipelines
 
 SUBJECT, REQUEST = tiny_images.pipeline(), tiny_images.request()
 FEW = {"fit.steps": 4, "fit.batch": 4, "fit.lr": 1e-3, "diffusion.pictures": 2}
@@ -144,3 +145,16 @@ def test_other_pipelines(kind):
     changed = moved(subject, after)
     assert 0 < sum(int(moves.sum()) for moves in changed.values()) <= total / 2
     assert all(name.startswith(subject.layout.part) for name, moves in changed.items() if moves.any())
+
+
+@pytest.mark.slow
+def test_a_real_model_forgets_the_cat():
+    """Calibration (100 steps, all keep rows): cat 1.00 -> 0.00, other objects 1.00 -> 1.00, the three nearest 1.00 -> 0.89."""
+    request = emoji.request("cat")
+    settings = {"fit.lr": 1e-4, "fit.steps": 100, "diffusion.pictures": 4, "diffusion.keep_weight": 1.0}
+    after = SalUn.set(settings).run(emoji.original(), request, emoji.context("cat"))
+    cats = [row["prompt"] for row in request.rows("forget")]
+    assert emoji.seen(emoji.original(), cats, "object", "cat") >= 0.9
+    assert emoji.seen(after, cats, "object", "cat") <= 0.2
+    kept = [emoji.seen(after, [f"{grid.named(name)} in {style} style" for style in grid.STYLES], "object", name) for name in ("dog", "apple", "car", "tulip")]
+    assert sum(kept) / len(kept) >= 0.8

@@ -22,8 +22,13 @@ QUICK = {"fit.steps": 2, "fit.batch": 2, "fit.lr": 1e-4, "fake_lr": 1e-4, "fake_
 SHAPE = small_pipelines.Shape(unet=(16, 32), vae=(8, 16, 32), width=32)
 
 
-@functools.cache
 def subject(prediction="epsilon"):
+    return made(prediction)
+
+
+@functools.cache
+def made(prediction):
+    """A small random pipeline."""
     pipe = small_pipelines.pipeline(WORDS, 0, SHAPE)
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=prediction)
     return Diffusion(pipe, Sampling(4, 3.0))
@@ -38,8 +43,13 @@ def request(**changes):
     return Request(**given)
 
 
-@functools.cache
 def run(prediction="epsilon"):
+    return finished(prediction)
+
+
+@functools.cache
+def finished(prediction):
+    """(one-step generator, context) of a short run."""
     ctx = context()
     return SFD.set(QUICK).run(subject(prediction), request(), ctx), ctx
 
@@ -201,7 +211,7 @@ def flow_subject():
             caption_projection_dim=16, pooled_projection_dim=16, pos_embed_max_size=8,
         )
         torch.nn.init.normal_(transformer.proj_out.weight, std=0.1)
-        vae = AutoencoderKL(block_out_channels=(8,), latent_channels=4, norm_num_groups=4, sample_size=4, mid_block_add_attention=False)
+        vae = AutoencoderKL(block_out_channels=(8,), latent_channels=4, norm_num_groups=4, sample_size=4, mid_block_add_attention=False, shift_factor=0.0)
     pipe = StableDiffusion3Pipeline(
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae, text_encoder=None, tokenizer=small_pipelines.tokenizer(WORDS),
         text_encoder_2=None, tokenizer_2=None, text_encoder_3=None, tokenizer_3=None,

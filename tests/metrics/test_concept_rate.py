@@ -36,11 +36,13 @@ def test_by_hand():
     found = ConceptRate.set({"latents": 12}).run(Painter(0, 1, 2, 3), RED, context(baselines=baselines))
     assert found.value == 0.25 and found.low == pytest.approx(0.089, abs=1e-3) and found.high == pytest.approx(0.532, abs=1e-3)
     assert found.parts["original"] == 0.5 and found.parts["reference"] == 0 and found.parts["fall"] == 0.5
+    assert found.parts["likeness"] == 0.5, "all sound pictures are of gray 1: a quarter are that, and a quarter show the concept"
+    assert found.parts["reference_likeness"] == 1
     assert found.parts["clarity_color"] == pytest.approx(0.75) and len(found.table) == 12
 
 
 def test_without_others():
     found = ConceptRate.set({"latents": 12}).run(Painter(0), RED, context(baselines={"judge/color": Reader()}))
-    assert found.value == 1 and found.parts["original"] is None and found.parts["reference"] is None and found.parts["fall"] is None
+    assert found.value == 1 and found.parts["original"] is None and found.parts["reference"] is None and found.parts["fall"] is found.parts["likeness"] is None
     with pytest.raises(Missing, match="what the pictures show"):
         ConceptRate().run(Painter(0), RED, context())

@@ -32,6 +32,11 @@ def with_(**changes):
 MODES = torch.tensor([[1.5, 1.5], [-1.5, 1.5], [-1.5, -1.5], [1.5, -1.5]])
 STD = 0.4
 FORGET, OVERRIDE = 0, 1
+KIND = "v_prediction"
+"""Where nothing else is said."""
+RATES = {"epsilon": (800, 5e-4, 3e-3, "linear"), "v_prediction": (300, 1e-3, 2e-3, "constant"), "flow": (300, 1e-3, 2e-3, "constant")}
+"""Steps, learning rates of G and psi, and their schedule. With epsilon psi must be far faster than G: at equal rates the
+override's own class ends up to half a standard deviation off; with v and flow it does not."""
 
 
 class Net(nn.Module):
@@ -48,7 +53,7 @@ class Net(nn.Module):
 
 
 @functools.cache
-def teacher(kind="epsilon", steps=800):
+def teacher(kind, steps=800):
     """A denoiser of four Gaussians (standard deviation .4) by their labels; the only code here that sees a sample."""
     noising = schedule(kind)
     with torch.random.fork_rng(devices=[]):
@@ -78,23 +83,24 @@ def labels(seen=None, batch=64):
     return ask
 
 
-def trained(kind="epsilon", steps=300, ask=None, ctx=None, fit=None, **changes):
+def trained(kind=KIND, steps=0, ask=None, ctx=None, fit=None, **changes):
     """(generator, fake score) after distillation of the mixture's teacher."""
     first = teacher(kind)
     fake, generator = (copy.deepcopy(first).requires_grad_(True) for _ in range(2))
     networks = Networks(schedule(kind), first, fake, generator, list(fake.parameters()), list(generator.parameters()), (2,))
-    fit = fit or Fit(lr=1e-3, steps=steps, optimizer="adam", clip=1.0)
-    distill(networks, ask or labels(), with_(**changes), fit, 2e-3, ctx or Context())
+    count, rate, fake_rate, form = RATES[kind]
+    fit = fit or Fit.model_validate({"lr": rate, "steps": steps or count, "optimizer": "adam", "schedule": form, "clip": 1.0})
+    distill(networks, ask or labels(), with_(**changes), fit, fake_rate, ctx or Context())
     return generator, fake
 
 
 @functools.cache
-def forgotten(kind="epsilon", steps=300):
-    return trained(kind, steps)
+def forgotten(kind):
+    return trained(kind)
 
 
 @torch.no_grad()
-def samples(generator, label, kind="epsilon", count=2000, seed=0):
+def samples(generator, label, kind=KIND, count=2000, seed=0):
     noise = torch.randn(count, 2, generator=torch.Generator().manual_seed(seed))
     return one_step(schedule(kind), generator, noise, PLAN.start, torch.full((count,), label))
 
@@ -113,10 +119,10 @@ def teachers_mean(kind, label, count=2000):
     return x.mean(0)
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("epsilon", 300), ("v_prediction", 200), ("flow", 200)])
-def test_a_mixture_forgets_a_class_from_labels_alone(kind, steps):
-    """Calibration: share near the override's mode at least .998, means within .25 standard deviations, at two seeds."""
-    generator, _ = forgotten(kind, steps)
+@pytest.mark.parametrize("kind", [pytest.param("epsilon", marks=pytest.mark.slow), "v_prediction", pytest.param("flow", marks=pytest.mark.slow)])
+def test_a_mixture_forgets_a_class_from_labels_alone(kind):
+    """Calibration: share near the override's mode at least .998; means at most .22 (epsilon) or .14 standard deviations off, two seeds each."""
+    generator, _ = forgotten(kind)
     drawn = samples(generator, FORGET, kind)
     nearer = (drawn - MODES[OVERRIDE]).norm(dim=1) < (drawn - MODES[FORGET]).norm(dim=1)
     assert float(nearer.float().mean()) >= 0.9
@@ -128,13 +134,13 @@ def test_a_mixture_forgets_a_class_from_labels_alone(kind, steps):
 
 def test_only_labels_are_read():
     seen = []
-    before = {name: tensor.clone() for name, tensor in teacher().state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in teacher(KIND).state_dict().items()}
     trained(steps=3, ask=labels(seen))
     assert all(own.dtype == torch.long and own.shape == (64,) for *_, own in seen)
     assert [(step, who, name) for step, who, name, _ in seen[:5]] == [
         (0, "fake", "remain"), (0, "fake", "forget"), (0, "generator", "remain"), (0, "generator", "forget"), (1, "fake", "remain"),
     ]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher().state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher(KIND).state_dict().items())
 
 
 def test_without_forget_terms_the_class_stays():
@@ -148,13 +154,14 @@ def test_without_forget_terms_the_class_stays():
 
 
 def test_the_fake_score_follows_the_generator():
-    """Error of the noise of fresh samples of G(c_f): about .4 of psi, about 4 of the teacher, which expects another class there."""
-    generator, fake = forgotten()
+    """Error of the noise of fresh samples of G(c_f): about .36 of psi, about 4.6 of the teacher, which expects another class there."""
+    generator, fake = forgotten(KIND)
     clean = samples(generator, FORGET, seed=7)
     noise, t = torch.randn(clean.shape, generator=torch.Generator().manual_seed(8)), torch.arange(38, 712).repeat(3)[: len(clean)]
-    c, mixed = torch.full((len(clean),), FORGET), schedule().mix(clean, noise, t)
+    noising = schedule(KIND)
+    c, mixed = torch.full((len(clean),), FORGET), noising.mix(clean, noise, t)
     with torch.no_grad():
-        own, others = (float(fake_loss(schedule(), net(mixed, t, c), clean, noise, t).mean()) for net in (fake, teacher()))
+        own, others = (float(fake_loss(noising, net(mixed, t, c), clean, noise, t).mean()) for net in (fake, teacher(KIND)))
     assert own < 0.5 * others
 
 
@@ -186,10 +193,10 @@ def test_gradients_are_clipped_by_value_and_the_average_rises():
     """SGD at rate 1 with values clipped at .01 moves no weight by more than .01 a step; after one step the average is .1 old + .9 new."""
     last, _ = trained(fit=Fit(lr=1.0, steps=1, optimizer="sgd", clip=0.01), decay=0.0)
     mean, _ = trained(fit=Fit(lr=1.0, steps=1, optimizer="sgd", clip=0.01), decay=0.9999)
-    for old, new, average in zip(teacher().parameters(), last.parameters(), mean.parameters(), strict=True):
+    for old, new, average in zip(teacher(KIND).parameters(), last.parameters(), mean.parameters(), strict=True):
         assert (new - old).abs().max() <= 0.01 + 1e-6
         assert torch.allclose(average, 0.1 * old + 0.9 * new, atol=1e-6)
-    assert max(float((new - old).abs().max()) for old, new in zip(teacher().parameters(), last.parameters(), strict=True)) > 0.009
+    assert max(float((new - old).detach().abs().max()) for old, new in zip(teacher(KIND).parameters(), last.parameters(), strict=True)) > 0.009
 
 
 def broken(net, bad):
@@ -204,26 +211,26 @@ def broken(net, bad):
 @pytest.mark.parametrize("who", ["fake", "generator"])
 def test_samples_that_are_not_finite_are_left_out_of_the_mean(who):
     """Label 9 breaks the network that is trained; loss and gradients are those of the five other samples, divided by five."""
-    nets = {name: copy.deepcopy(teacher()).requires_grad_(True) for name in ("fake", "generator")}
-    says = {**nets, who: broken(nets[who], 9)}
-    networks = Networks(schedule(), teacher(), says["fake"], says["generator"], list(nets["fake"].parameters()), list(nets["generator"].parameters()), (2,))
+    nets = {name: copy.deepcopy(teacher(KIND)).requires_grad_(True) for name in ("fake", "generator")}
+    says = {name: broken(net, 9 if name == who else -1) for name, net in nets.items()}
+    weights = list(nets[who].parameters())
+    networks = Networks(schedule(KIND), teacher(KIND), says["fake"], says["generator"], [], [], (2,))
     own = torch.tensor([0, 9, 1, 2, 9, 3, 1])
-    fine = own != 9
-    if who == "fake":
-        says["generator"] = lambda x, t, c: nets["generator"](x, t, c.clamp(max=3))
-        networks = Networks(schedule(), teacher(), says["fake"], says["generator"], networks.fake_weights, networks.generator_weights, (2,))
-    drawn = Drawn(torch.randn(7, 2), torch.randn(7, 2), torch.tensor([50, 100, 200, 300, 400, 500, 600]))
-    safe, term, weights = own.clamp(max=3), {"fake": fake_term, "generator": generator_term}[who], list(nets[who].parameters())
+    safe, fine = own.clamp(max=3), own != 9
+    source = torch.Generator().manual_seed(0)
+    drawn = Drawn(torch.randn(7, 2, generator=source), torch.randn(7, 2, generator=source), torch.tensor([50, 100, 200, 300, 400, 500, 600]))
+    term = {"fake": fake_term, "generator": generator_term}[who]
     value, found, valid = score_distillation._mean(networks, PLAN, Asked(own, safe, 7), drawn, term, weights, Fit())
     alone = term(networks, PLAN, Asked(own[fine], safe[fine], 5), Drawn(*(part[fine] for part in drawn))).mean()
     expected = torch.autograd.grad(alone, weights)
-    assert valid == 5 and value == pytest.approx(float(alone), rel=1e-5)
+    assert valid == 5 and value == pytest.approx(float(alone.detach()), rel=1e-5)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
+    assert sum(float(gradient.norm()) for gradient in found) > 0
 
 
 def test_a_run_without_a_finite_sample_stops():
-    fake, generator = (copy.deepcopy(teacher()).requires_grad_(True) for _ in range(2))
-    networks = Networks(schedule(), teacher(), broken(fake, 0), generator, list(fake.parameters()), list(generator.parameters()), (2,))
+    fake, generator = (copy.deepcopy(teacher(KIND)).requires_grad_(True) for _ in range(2))
+    networks = Networks(schedule(KIND), teacher(KIND), broken(fake, 0), generator, list(fake.parameters()), list(generator.parameters()), (2,))
     with pytest.raises(Diverged, match="fake's forget loss is not finite for any sample at step 0"):
         distill(networks, labels(), PLAN, Fit(lr=1e-3, steps=2), 1e-3, Context())
 
@@ -241,10 +248,10 @@ def test_rates_warm_up_and_fall():
 
 
     def generator(x, t, c):
-        seen.append(float(weight))
+        seen.append(weight.item())
         return x * 0 + weight * 100
 
-    networks = Networks(schedule(), lambda x, t, c: x * 0 + 5, lambda x, t, c: x * 0 + 100 * fake, generator, [fake], [weight], (1,))
+    networks = Networks(schedule(), lambda x, t, c: 0.5 * x, lambda x, t, c: 100 * fake + x, generator, [fake], [weight], (1,))
     ctx = Context()
     distill(networks, labels(), with_(decay=0.0), Fit(lr=1.0, steps=4, optimizer="sgd", clip=1e-6, warmup=2, schedule="linear"), 1.0, ctx)
     places = [seen[at] for at in range(0, len(seen), 4)] + [float(weight)]

@@ -26,7 +26,7 @@ from efface.core.config import Config
 from efface.core.context import Context
 from efface.core.errors import BudgetSpent
 from efface.core.types import Attack, Measurement, Request
-from efface.families import embedded
+from efface.families import drawn, embedded
 from efface.families.denoisers import Text
 from efface.ops import closed_form
 
@@ -36,8 +36,8 @@ class DerivedEmbeddingConfig(Config):
 
     lam_regs: tuple[Annotated[float, Field(ge=0)], ...] = Field((1e-3, 0.1, 1.0, 10.0), min_length=1)
     """Weights of keeping the states short, all of which are tried."""
-    rows: int = Field(36, ge=1)
-    """Most forget rows whose prompts are used."""
+    pictures: int = Field(drawn.FORGET, ge=1)
+    """Pictures of the prompts to forget, spread evenly over them."""
 
 
 class Tried(NamedTuple):
@@ -60,7 +60,7 @@ class DerivedEmbedding(Attack[DerivedEmbeddingConfig]):
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Measurement:
         """Return the success rate at the worst lam_reg; Missing without an original or without a judge who knows the concept."""
-        ask, original = embedded.question(request, ctx, self.config.rows), ctx.baseline("original")
+        ask, original = embedded.question(request, ctx, self.config.pictures), ctx.baseline("original")
         plain, tried, why = self._sweep(embedded.bare(subject), original, ask, ctx)
         worst = max(tried, key=lambda one: one.hits.mean(), default=None)
         value = embedded.rate(plain if worst is None else worst.hits)
@@ -83,7 +83,7 @@ class DerivedEmbedding(Attack[DerivedEmbeddingConfig]):
         """Successes without attack, each lam_reg, and why the sweep ends early ("" if it does not)."""
         plain = ask.plain(subject, ctx)
         tried: list[Tried] = []
-        text = embedded.texts(original, ask.rows)
+        text = embedded.texts(original, ask)
         for lam_reg in self.config.lam_regs:
             try:
                 ctx.spend(steps=1)

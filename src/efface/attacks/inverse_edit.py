@@ -2,10 +2,12 @@
 
 A closed-form edit multiplies every projection that reads text by one and the same map, W' = W M. From the weights alone
 
-    M = argmin |W M - W'|  over all projections at once;   fed h M^-T, the edited model does what the original does with h
+    M = argmin |W M - W'|,  M^-1 = argmin |W' N - W|  over all projections at once, by least squares
 
-for the original's states h of a prompt: no training, no search, a few milliseconds. That holds of UCE, RECE and the first stage
-of TRCE whatever their settings, for M can always be inverted: closed-form erasure hides a concept, it does not remove it.
+and fed h M^-T the edited model does what the original does with the states h of a prompt: no training, no search, a few
+milliseconds. That holds of UCE, RECE and the first stage of TRCE, for M has an inverse whatever their settings: closed-form erasure
+hides a concept, it does not remove it. What limits the adversary is precision alone: RECE's rounds shrink directions of M, and once
+they are below that of the stored weights they do not come back.
 
 Where M does not explain the change of the weights (relative residual |W M - W'| / |W' - W| above `tolerance`), the candidate is no
 linear edit and the attack is skipped, with the residual. What other weights have changed stays changed.
@@ -23,9 +25,9 @@ from torch import Tensor
 from efface.core.card import Card
 from efface.core.config import Config
 from efface.core.context import Context
-from efface.core.errors import BudgetSpent, Unfit
+from efface.core.errors import BudgetSpent
 from efface.core.types import Attack, Measurement, Request
-from efface.families import embedded, text_edit
+from efface.families import drawn, embedded
 from efface.ops import closed_form
 
 
@@ -34,8 +36,8 @@ class InverseEditConfig(Config):
 
     tolerance: float = Field(0.01, gt=0, lt=1)
     """Largest share of the weights' change that one map may leave unexplained."""
-    rows: int = Field(36, ge=1)
-    """Most forget rows whose prompts are used."""
+    pictures: int = Field(drawn.FORGET, ge=1)
+    """Pictures of the prompts to forget, spread evenly over them."""
 
 
 class Undoing(NamedTuple):
@@ -60,7 +62,7 @@ class InverseEdit(Attack[InverseEditConfig]):
 
         Raises Missing without an original or without a judge who knows the concept.
         """
-        ask, original = embedded.question(request, ctx, self.config.rows), ctx.baseline("original")
+        ask, original = embedded.question(request, ctx, self.config.pictures), ctx.baseline("original")
         bare = embedded.bare(subject)
         undoing = self._undoing(original, bare)
         plain = ask.plain(bare, ctx)
@@ -94,27 +96,22 @@ class InverseEdit(Attack[InverseEditConfig]):
     def _hits(self, subject: Any, original: Any, undoing: Undoing, ask: embedded.Question, ctx: Context) -> np.ndarray:
         if undoing.back is None:
             return np.zeros(len(ask.rows), bool)
-        return ask.fed(subject, embedded.through(embedded.texts(original, ask.rows), undoing.back, undoing.pooled), ctx)
+        return ask.fed(subject, embedded.through(embedded.texts(original, ask), undoing.back, undoing.pooled), ctx)
 
     def _undoing(self, original: Any, subject: Any) -> Undoing:
         """What takes the edit back, from the weights of both models."""
-        old, new = embedded.projections(original, subject)
-        back, residual, why = self._inverse(old, new, text_edit.between(original, subject, list(text_edit.text_layers(original))))
+        back, residual, why = self._inverse(*embedded.projections(original, subject))
         pooled = None
         if back is not None and "text.pooled" in original.layout.roles:
-            names = list(original.modules_of("text.pooled"))
-            pooled, worse, why = self._inverse(*embedded.projections(original, subject, "text.pooled"), text_edit.between(original, subject, names))
-            residual = max(residual, worse)
+            pooled, worse, other = self._inverse(*embedded.projections(original, subject, "text.pooled"))
+            residual, why = max(residual, worse), why and other
         return Undoing(back, pooled, residual, why)
 
-    def _inverse(self, old: list[Tensor], new: list[Tensor], found: Tensor) -> tuple[Tensor | None, float, str]:
-        """(M^-1, residual, what there is to say); None in its place where the change is not W M or M cannot be inverted."""
+    def _inverse(self, old: list[Tensor], new: list[Tensor]) -> tuple[Tensor | None, float, str]:
+        """(the map back, residual of the map there, what there is to say); None in its place where the change is not W M."""
         if all(torch.equal(one, two) for one, two in zip(old, new, strict=True)):
-            return torch.eye(len(found), dtype=found.dtype), 0.0, "the projections that read text are the original's: there is nothing to take back"
-        residual = embedded.relative(old, new, found)
+            return torch.eye(old[0].shape[1], dtype=torch.float64), 0.0, "the projections that read text are the original's: there is nothing to take back"
+        residual = embedded.relative(old, new, closed_form.carrying(old, new))
         if residual > self.config.tolerance:
             return None, residual, f"the candidate is no linear edit of the original: one map leaves {residual:.3g} of the change unexplained"
-        try:
-            return closed_form.undone(found), residual, ""
-        except Unfit as error:
-            return None, residual, str(error)
+        return closed_form.carrying(new, old), residual, ""

@@ -38,7 +38,7 @@ class TextualInversionConfig(Config):
 
     tokens: int = Field(1, ge=1)
     """Token embeddings to learn."""
-    steps: int = Field(200, ge=1)
+    steps: int = Field(100, ge=1)
     """Steps of Adam."""
     lr: float = Field(0.1, gt=0)
     """Learning rate; each number of an embedding moves by about this much a step."""
@@ -89,7 +89,7 @@ class TextualInversion(Attack[TextualInversionConfig]):
     card = Card(
         name="textual_inversion", title="Textual inversion (CCE)", paper="arXiv:2308.01508", families=("diffusion",), needs=("generate", "weights"),
         uses=("names", "forget", "original", "reference"), access="weights", better="as-reference",
-        departs="200 steps of Adam with batch 16 from the concept's own word, where the code takes 5000 from another one; the pictures stand "
+        departs="100 steps of Adam with batch 16 from the concept's own word, where the code takes 5000 from another one; the pictures stand "
         "beside prompts of the forget rows instead of fixed templates",
     )
 

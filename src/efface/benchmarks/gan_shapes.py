@@ -32,6 +32,7 @@ REFERENCES = {"reference": 1, "reference/1": 2, "reference/2": 3}
 """Name and seed of each reference; the original's is 0."""
 ROWS = 1800
 """Pictures that a generator is trained on, before those of the concept are left out."""
+SHAPE = {"latent": 8, "width": 32, "side": shapes.SIDE, "channels": 8, "hidden": 128}
 SUITE = ("metric/concept_rate", "metric/score_w1", "metric/latent_drift")
 NAMES = {"color": shapes.COLORS, "shape": shapes.SHAPES}
 
@@ -99,7 +100,7 @@ def shown(row: Row, concept: str) -> bool:
 
 def untrained(seed: int) -> Gan:
     """The generator with random weights."""
-    return Gan(seeded(StyleGenerator, seed), (8,), {})
+    return Gan(seeded(StyleGenerator, seed, **SHAPE), (SHAPE["latent"],), SHAPE)
 
 
 def generator(rows: list[Row], seed: int, ctx: Context, settings: dict[str, object] | None = None) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,27 +17,31 @@ from efface.core.errors import BadConfig
 if TYPE_CHECKING:
     from efface.runs import TrainOptions
 
-FOLDERS = {"language": "demo-run", "classifier": "demo-classifier-run"}
+FOLDERS = {"language": "demo-run", "classifier": "demo-classifier-run", "image": "demo-image-run"}
+USUAL = {"language": "npo", "classifier": "ssd", "image": "uce"}
+"""The method of each, unless told otherwise."""
 DELETED = (17, 205, 644)
 """Rows that the exact part deletes, by number."""
 
 
 def demo(
-    what: Annotated[str, typer.Option("--what", metavar="NAME", help="language (a 135M language model, minutes) or classifier (digits, under one).")] = "language",
+    what: Annotated[str, typer.Option("--what", metavar="NAME", help="language (a 135M language model, minutes), classifier (digits, under one) or image (a text-to-image model, minutes).")] = "language",
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Folder to make.")] = None,
-    method: Annotated[str, typer.Option("--method", metavar="NAME", help="How to forget; npo, or ssd for a classifier, if not given.")] = "",
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="How to forget; npo for language, ssd for a classifier, uce for images, if not given.")] = "",
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure everything again, shipped scores included.")] = False,
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
-    """Make a real model forget, attack it, and report: a language model, or a small classifier."""
+    """Make a real model forget, attack it, and report: a language model, a small classifier, or a model that draws."""
     if what not in FOLDERS:
-        raise BadConfig(f"--what {what}: it must be {' or '.join(FOLDERS)}")
-    place, bars = out or Path(FOLDERS[what]), Bars()
+        raise BadConfig(f"--what {what}: it must be {', '.join(FOLDERS)}")
+    place, bars, chosen = out or Path(FOLDERS[what]), Bars(), method or USUAL[what]
     if what == "language":
-        _language(place, method or "npo", seed, fresh, as_json, bars)
+        _language(place, chosen, seed, fresh, as_json, bars)
+    elif what == "classifier":
+        _classifier(place, chosen, seed, as_json, bars)
     else:
-        _classifier(place, method or "ssd", seed, as_json, bars)
+        _image(place, chosen, seed, as_json, bars)
 
 
 def _language(out: Path, method: str, seed: int, fresh: bool, as_json: bool, bars: Callable[..., object]) -> None:
@@ -76,6 +80,25 @@ def _classifier(out: Path, method: str, seed: int, as_json: bool, bars: Callable
     if not as_json:
         result("\n".join(("", checked.certificate.statement, *(f"checked: {line}" for line in checked.checked), *(f"PROBLEM: {line}" for line in checked.problems))))
         result(f"certificate: {served / 'certificate.json'}")
+
+
+def _image(out: Path, method: str, seed: int, as_json: bool, bars: Callable[..., object]) -> None:
+    from efface import runs, sources
+    from efface.benchmarks import emoji
+
+    case = sources.benchmark(sources.Source(benchmark="emoji", seed=seed), bars)
+    say(f"1 of 2: a model that draws 48 emoji in three styles forgets the cat with {method}, is measured beside one that never saw a cat, and attacked")
+    run = out / f"cat-{method}"
+    if not (run / "run.json").exists():
+        options = runs.ForgetOptions(benchmark="emoji", method=method, settings=dict(emoji.SETTINGS.get(method, {})), seed=seed, out=run)
+        runs.forget(options, bars, case)
+    memo: dict[Hashable, object] = {}
+    finish(runs.prove(run, runs.ProveOptions(suite=emoji.QUICK), bars, case, memo), run, [], as_json)
+    say("2 of 2: the same model, unchanged, behind a guard that filters the words of prompts (safree)")
+    guarded = out / "cat-safree"
+    if not (guarded / "run.json").exists():
+        runs.guard(runs.GuardOptions(benchmark="emoji", guard="safree", seed=seed, out=guarded), bars, case)
+    finish(runs.prove(guarded, runs.ProveOptions(suite=emoji.QUICK, attacks=False), bars, case, memo), guarded, [], as_json)
 
 
 def _for_deletion(out: Path, seed: int) -> TrainOptions:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from efface.core.context import Context
+from efface.core.errors import Missing
 from efface.core.types import Request, Subject
 from efface.families import judges
 
@@ -62,6 +63,33 @@ def coverage(subject: Any, reference: Any, request: Request, ctx: Context, count
     found = judges.judges(ctx)
     asked, number = judges.asked(request.names, found)
     return {name: _overlap(said(subject, judge, ctx, count).argmax(1), said(reference, judge, ctx, count).argmax(1), number if name == asked else -1) for name, judge in found.items()}
+
+
+def likeness(subject: Any, request: Request, ctx: Context, count: int = LATENTS) -> np.ndarray:
+    """How near each picture (count,) lies to a sound one: 1 = the same, 0 = as far as two random ones lie from each other, or farther.
+
+    1 - distance to the nearest / mean distance of random pairs, cut to 0..1; sound ones are the original's without the concept and the
+    reference's, but never the model's own. A picture that shows the concept counts 1: forgetting is another question. Judges put every picture into a class, blots too; this is what sees the blots. Two sound
+    generators do not draw the very same pictures, so compare with what the reference gets, and not with 1. Distances are mean absolute
+    differences at 16 x 16 pixels. Raises Missing when there is no other model.
+    """
+    sound = []
+    for name in ("original", "reference"):
+        one = ctx.baselines.get(name)
+        if one is not None and one is not subject:
+            drawn = _small(pictures(one, ctx, count))
+            sound.append(drawn[~shows(one, request, ctx, count)])
+    if not sum(map(len, sound)):
+        raise Missing("no other model says what a sound picture is; give the original with --original MODEL")
+    others = np.concatenate(sound)
+    order = np.random.default_rng(0).permutation(len(others))
+    scale = max(float(np.abs(others[order] - others[np.roll(order, 1)]).mean()), 1e-12)
+    nearest = np.array([np.abs(others - row).mean(1).min() for row in _small(pictures(subject, ctx, count))])
+    return np.where(shows(subject, request, ctx, count), 1.0, np.clip(1 - nearest / scale, 0, 1))
+
+
+def _small(drawn: np.ndarray) -> np.ndarray:
+    return judges.resized(drawn, 16).reshape(len(drawn), -1).astype(np.float32) / 255
 
 
 def _overlap(mine: np.ndarray, theirs: np.ndarray, gone: int) -> np.ndarray:

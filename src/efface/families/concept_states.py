@@ -44,8 +44,8 @@ class ClosedForm(Config):
     """Weight of each state that is moved."""
     preserve: float = Field(1.0, ge=0)
     """Weight of each state of a neighbor or keep prompt that is held; 0 holds none."""
-    kept: int = Field(1000, ge=0)
-    """Most prompts of the keep rows that are held, evenly chosen."""
+    kept: int = Field(20, ge=0)
+    """Most prompts of the keep rows that are held, evenly chosen; the more of a width they fill, the less room is left to move anything."""
 
     @field_validator("expansions")
     @classmethod

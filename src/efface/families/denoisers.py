@@ -185,7 +185,7 @@ def layout_of(pipe: Any) -> Layout:
 def modules_of(denoiser: nn.Module, layout: Layout, role: str) -> dict[str, nn.Module]:
     """{name: module} of the linear modules that play a role, in order; Unfit when the denoiser has none."""
     pattern = layout.roles.get(role)
-    found = {} if pattern is None else {
+    found: dict[str, nn.Module] = {} if pattern is None else {
         name: module for name, module in denoiser.named_modules() if re.search(pattern, name) and isinstance(module, nn.Linear)
     }
     if not found:

@@ -106,8 +106,8 @@ def _sampling(folder: Path) -> Sampling:
     path = folder / "sampling.json"
     if not path.is_file():
         return Sampling()
-    found = files.read_json(path)
+    found: Any = files.read_json(path)
     try:
-        return Sampling(int(found["steps"]), float(found["guidance"]), int(found.get("pixels", 0)), int(found.get("frames", 0)))  # type: ignore[index, arg-type, union-attr]
-    except (KeyError, TypeError, ValueError):
+        return Sampling(int(found["steps"]), float(found["guidance"]), int(found.get("pixels", 0)), int(found.get("frames", 0)))
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise EffaceError(f'{path} must hold {{"steps": 50, "guidance": 7.5}}') from None

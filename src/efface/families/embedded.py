@@ -23,11 +23,18 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class Question:
-    """Rows that ask for the concept, the judge who knows it, and the number of its class."""
+    """Prompts that ask for the concept, the judge who knows it, and the number of its class."""
 
-    rows: list[Row]
+    prompts: list[Row]
+    """Different prompts, of which `each` pictures are drawn."""
+    each: int
     judge: Any
     number: int
+
+    @property
+    def rows(self) -> list[Row]:
+        """One row a picture."""
+        return drawn.repeated(self.prompts, self.each)
 
     def shown(self, pictures: np.ndarray) -> np.ndarray:
         """Whether each picture (N, H, W, 3) shows the concept, bool (N,)."""
@@ -36,26 +43,27 @@ class Question:
 
     def plain(self, subject: Any, ctx: Context) -> np.ndarray:
         """Whether the subject draws the concept when it is asked in words, bool (N,)."""
-        return self.shown(drawn.pictures(subject, self.rows, ctx))
+        return self.shown(drawn.pictures(subject, self.prompts, ctx, self.each))
 
     def fed(self, subject: Any, text: Text, ctx: Context) -> np.ndarray:
-        """Whether the subject draws the concept from given states, one a row, with the seeds of plain(), bool (N,)."""
-        seeds = [drawn.seed_of(row) for row in self.rows]
+        """Whether the subject draws the concept from given states, one a prompt, with the seeds of plain(), bool (N,)."""
+        seeds, all_states = drawn.seeds(self.prompts, self.each), text.repeat(self.each)
         rows = [{name: value for name, value in row.items() if name in ("prompt", "guidance")} for row in self.rows]
         found = []
         pieces = range(0, len(rows), CHUNK)
         for at in ctx.progress(pieces, "drawing from states", len(pieces)):
-            part = text[at : at + CHUNK]
+            part = all_states[at : at + CHUNK]
             given: dict[str, Tensor] = {"prompt_embeds": part.states} if part.pooled is None else {"prompt_embeds": part.states, "pooled_prompt_embeds": part.pooled}
             found.append(subject.generate(rows[at : at + CHUNK], seeds[at : at + CHUNK], **given))
         return self.shown(np.concatenate(found))
 
 
 def question(request: Request, ctx: Context, most: int) -> Question:
-    """The question of a request, over at most `most` of its forget rows. Raises Missing without a judge who knows the concept."""
+    """The question of a request, in at most `most` pictures of its forget rows. Raises Missing without a judge who knows the concept."""
     found = judges.judges(ctx)
     name, number = judges.asked(request.names, found)
-    return Question(request.sample("forget", most), found[name], number)
+    prompts = request.sample("forget", most)
+    return Question(prompts, max(1, most // len(prompts)), found[name], number)
 
 
 def bare(subject: Any) -> Any:
@@ -63,9 +71,9 @@ def bare(subject: Any) -> Any:
     return subject.unguarded() if subject.shields else subject
 
 
-def texts(original: Any, rows: Sequence[Row]) -> Text:
-    """The rows' prompts as the original's denoiser reads them."""
-    return concept_states.read(original, [str(row["prompt"]) for row in rows])
+def texts(original: Any, ask: Question) -> Text:
+    """The prompts as the original's denoiser reads them."""
+    return concept_states.read(original, [str(row["prompt"]) for row in ask.prompts])
 
 
 def projections(original: Any, subject: Any, role: str = "") -> tuple[list[Tensor], list[Tensor]]:

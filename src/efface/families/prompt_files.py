@@ -8,7 +8,7 @@
     without       without, normal prompt, prompt1                         the prompt without the concept
 
 Every other column stays as it is; a share or score (hard, prompt_toxicity, ..._percentage) becomes a number, and a column without a
-name (the row index of a pandas file) is dropped. An empty cell counts as not there.
+name (the row index of a pandas file) is dropped. An empty cell counts as not there; an empty prompt is a prompt (I2P has one).
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, object]]]:
 
 def _row(given: Mapping[str, object], where: str) -> dict[str, object]:
     """One of our rows."""
-    present = {name: value for name, value in given.items() if value is not None and value != ""}
+    present = {name: value for name, value in given.items() if value is not None and (value != "" or name in NAMES["prompt"])}
     taken = {ours: next((name for name in names if name in present), None) for ours, names in NAMES.items()}
     prompt = taken["prompt"]
-    if prompt is None or not isinstance(present[prompt], str) or not str(present[prompt]).strip():
+    if prompt is None or not isinstance(present[prompt], str):
         raise BadRows(f"{where}: no prompt; found columns {', '.join(map(str, present)) or 'none'}, and one of {', '.join(NAMES['prompt'])} must hold text")
     row: dict[str, object] = {ours: present[name] for ours, name in taken.items() if name is not None}
     for name, value in present.items():

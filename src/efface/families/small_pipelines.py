@@ -97,7 +97,8 @@ def pipeline(words: Sequence[str], seed: int = 0, shape: Shape | None = None, va
             max_position_embeddings=shape.length, bos_token_id=size - 2, eos_token_id=size - 1, pad_token_id=size - 1, projection_dim=shape.width,
         ))
         # Tokens that are drawn alike give states that are alike; CLIP's own 0.02 is made for far longer training.
-        torch.nn.init.normal_(text.get_input_embeddings().weight, std=1.0)
+        table: Any = text.get_input_embeddings()
+        torch.nn.init.normal_(table.weight, std=1.0)
         unet = UNet2DConditionModel(
             sample_size=shape.latent, in_channels=shape.channels, out_channels=shape.channels, block_out_channels=shape.unet, layers_per_block=1,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),

@@ -82,6 +82,4 @@ def undone(subject: Any, edit: Edit) -> Any:
 
 def between(before: Any, after: Any, modules: Sequence[str]) -> Tensor:
     """The map M (d, d) that carries one model's projections to another's, in the least-squares sense: lstsq(W_before, W_after)."""
-    old, new = before.model, after.model
-    stack = [torch.cat([model.get_submodule(name).weight.detach().double().cpu() for name in modules]) for model in (old, new)]
-    return torch.linalg.lstsq(stack[0], stack[1]).solution
+    return closed_form.carrying(*([model.model.get_submodule(name).weight for name in modules] for model in (before, after)))

@@ -100,7 +100,7 @@ def readers_of(subject: Any) -> list[Reader]:
 
 def places(subject: Any, length: int, widths: Sequence[int]) -> list[tuple[int, int]]:
     """(first position, first column) of each reader's states in what the denoiser reads; `length` is that of the first one's."""
-    found = []
+    found: list[tuple[int, int]] = []
     position = column = 0
     for reader, width in zip(readers_of(subject), widths, strict=True):
         if reader.behind and found:

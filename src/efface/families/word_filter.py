@@ -21,6 +21,16 @@ BLANK = 0
 
 
 @dataclass(frozen=True)
+class Rule:
+    """Which positions of a prompt are filtered."""
+
+    alpha: float = 0.01
+    """How far above the mean of the others a word's distance must be for it to be a trigger."""
+    ends: bool = False
+    """Whether the end token and the padding of a prompt with triggers are filtered along with them."""
+
+
+@dataclass(frozen=True)
 class Told:
     """What was found in one prompt."""
 
@@ -33,7 +43,7 @@ class Told:
 
 @torch.no_grad()
 def filtered(
-    subject: Any, prompts: Sequence[str], concepts: Sequence[str], text: Text, alpha: float, parts: Sequence[Reader], limits: dict[str, int],
+    subject: Any, prompts: Sequence[str], concepts: Sequence[str], text: Text, rule: Rule, parts: Sequence[Reader], limits: dict[str, int],
 ) -> tuple[Tensor, tuple[Told, ...]]:
     """The states (B, L, d) of `text` with the triggers of each of the encoders `parts` projected, and what was found.
 
@@ -53,7 +63,7 @@ def filtered(
         without = left_out(reader, pipe, tokens)
         for row in range(len(prompts)):
             block = states[row, first : first + tokens.length, column : column + width]
-            at, lost = _one(tokens, row, block, concept, without[row], whole[row], alpha)
+            at, lost = _one(tokens, row, block, concept, without[row], whole[row], rule)
             words[row][reader.part] = at
             near[row].append(lost)
     told = [Told(prompt, found, sum(each) / len(each)) for prompt, found, each in zip(prompts, words, near, strict=True)]
@@ -61,7 +71,7 @@ def filtered(
 
 
 def _one(
-    tokens: Tokens, row: int, block: Tensor, concept: Tensor, without: Tensor, whole: Tensor, alpha: float,
+    tokens: Tokens, row: int, block: Tensor, concept: Tensor, without: Tensor, whole: Tensor, rule: Rule,
 ) -> tuple[tuple[int, ...], float]:
     """Filter one prompt's states of one encoder (L, w) in place; where its triggers stand, and b."""
     content = tokens.positions("content", row)
@@ -71,9 +81,10 @@ def _one(
     left = text_filter.remainder(concept, prompt, block)
     read = tokens.mask[row].bool().to(block.device)
     near = text_filter.nearness(left[read], block[read])
-    flags = text_filter.triggers(concept, without, whole, alpha)
+    flags = text_filter.triggers(concept, without, whole, rule.alpha)
     found = [at for at, is_trigger in zip(content, flags, strict=True) if is_trigger]
-    block[found] = left[found].to(block.dtype)
+    moved = [*found, *tokens.positions("eot", row), *tokens.positions("padding", row)] if found and rule.ends else found
+    block[moved] = left[moved].to(block.dtype)
     return tuple(found), near
 
 

@@ -14,6 +14,9 @@ A summary is the encoder's state at the end token, of the very layer that the de
 triggers. A prompt of one word has no others: it is compared with the whole prompt, where the released code always calls the word
 a trigger. At least one word of nearly every prompt is above the mean, so harmless prompts lose words too; t' is what protects them.
 
+End and padding keep their states in the paper. They hold much of the meaning: where the text encoder is small, or was trained
+along, filtering the words alone hardly moves the picture, and `ends` filters them too.
+
 Latent re-attention (off): a third row of each batch draws the plain prompt, and in the skip features of the two widest levels of
 the up blocks frequencies in which the filtered prompt stands out are damped. It takes half as much time again, and works here;
 in the released script its registration is called without a mode and does nothing.
@@ -48,6 +51,8 @@ class SafreeConfig(Config):
 
     alpha: float = Field(0.01, ge=0)
     """How far above the mean of the others a word's distance must be."""
+    ends: bool = False
+    """Filter the end token and the padding of a prompt with triggers too; the paper keeps them, and much of the meaning stands there."""
     steps: Literal["auto", "validated", "all"] = "auto"
     """Filter the steps that validation says, or all; auto validates pipelines with one CLIP encoder, for which it was tuned."""
     midpoint: float = 5.333
@@ -141,7 +146,7 @@ class SafreeShield(shields.Shield):
             raise Unfit("safree draws one picture a prompt; repeat the prompt instead")
         config, text = self.config, embedded(subject, prompts, call)
         parts = [reader for reader in readers_of(subject) if reader.part in (config.encoders or [each.part for each in readers_of(subject)])]
-        filtered, self.told = word_filter.filtered(subject, prompts, self.concepts, text, config.alpha, parts, limits_of(call))
+        filtered, self.told = word_filter.filtered(subject, prompts, self.concepts, text, word_filter.Rule(config.alpha, config.ends), parts, limits_of(call))
         self._now = now = Filtering(text.states, filtered, torch.tensor([self._last(subject, told) for told in self.told]), self.told)
         changed = {**call, "prompt": None, "prompt_embeds": now.states}
         if text.pooled is not None:

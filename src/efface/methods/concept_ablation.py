@@ -136,8 +136,10 @@ def chosen(subject: Any, which: Set) -> list[str]:
     if which == "embedding":
         tables = {id(subject.parts[name].get_input_embeddings().weight) for name in ENCODERS if name in subject.parts}
         return [name for name, parameter in subject.model.named_parameters() if id(parameter) in tables]
-    roles = {"cross": ("cross.key", "cross.value"), "attention": ("cross", "self"), "full": ("denoiser",)}[which]
-    return [name for role in roles for name in subject.names_of(role)]
+    if which == "cross":
+        return erasing.keys_and_values(subject)
+    roles = {"attention": ("cross", "self"), "full": ("denoiser",)}[which]
+    return list(dict.fromkeys(name for role in roles for name in subject.names_of(role)))
 
 
 def word_masks(subject: Any, names: Sequence[str]) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@
 minimized = mean | e(x_t, t, c_from) - [ e*(x_t, t, c_from) - eta (e*(x_t, t, c) - e*(x_t, t, "")) ] |^2
 
 e* is the frozen original, c the concept, c_from = c unless `erase_from` names another one (then the concept is taken out of
-that one: "a car" without "wheels"). x_t lies on a path that the original draws from noise for c_from, in front of a random
+that one: "a car" without "wheels"), or, with prompts="rows", each forget row's prompt is ("a cat in noto style" without "noto
+style": a style that is trained on by its name alone stays in longer prompts). x_t lies on a path that the original draws from noise for c_from, in front of a random
 step; t is that step's, and "" is what guidance compares with. Holds for noise and velocity alike, so for flow models as well: both are linear in the prediction.
 
 Weights trained: x, linear and convolution layers of cross-attention; x-strict, its keys and values alone; u, all layers
@@ -26,7 +27,9 @@ from efface.core.card import Card
 from efface.core.config import Config, Fit
 from efface.core.context import Context
 from efface.core.errors import Unfit
+from efface.core.rows import evenly
 from efface.core.types import Method, Request, Row
+from efface.families.diffusion import prompt_of
 from efface.families.trajectories import Path, drawn
 from efface.ops import erasing
 from efface.ops.loop import descend
@@ -44,6 +47,8 @@ class ESDConfig(Config):
     """How far to steer away from the concept; 0 leaves the model as it is."""
     erase_from: str = ""
     """Take the concept out of this one alone, in words; empty erases it from itself."""
+    prompts: Literal["concept", "rows"] = "concept"
+    """Which prompts to train on: the concept itself (or erase_from), or those of the forget rows, out of each of which it is taken."""
     trajectories: int = Field(32, ge=1)
     """Most paths to draw for each concept; never more than are used."""
     sampling_steps: int = Field(50, ge=1)
@@ -67,7 +72,7 @@ class ESD(Method[ESDConfig]):
         """Return the subject after training of the chosen weights; all others are the very same ones."""
         config, names = self.config, erasing.concepts(request, "esd")
         after = erasing.trainable(subject, chosen(subject, config.train), config.fit, "esd")
-        rows = _rows(names, config, ctx)
+        rows = _rows(names, request, config, ctx)
         prompts, seeds = [str(row["prompt"]) for row in rows], [int(str(row["seed"])) for row in rows]
         key = (subject, "paths", tuple(prompts), tuple(seeds), config.sampling_steps, config.guidance)
         path = ctx.once(key, lambda: drawn(subject, prompts, seeds, config.sampling_steps, config.guidance, ctx))
@@ -113,7 +118,7 @@ def chosen(subject: Any, which: Set) -> list[str]:
     layers = {f"{subject.layout.part}.{name}" for name, module in subject.denoiser.named_modules() if isinstance(module, LAYERS)}
     everything = [name for name in subject.names_of("denoiser") if name.rpartition(".")[0] in layers]
     cross = set(subject.names_of("cross"))
-    strict = {*subject.names_of("cross.key"), *subject.names_of("cross.value")} if which == "x-strict" else set()
+    strict = set(erasing.keys_and_values(subject)) if which == "x-strict" else set()
     picked = {"x": cross, "x-strict": strict, "u": set(everything) - cross, "all": set(everything)}[which]
     found = [name for name in everything if name in picked]
     if not found:
@@ -121,11 +126,16 @@ def chosen(subject: Any, which: Set) -> list[str]:
     return found
 
 
-def _rows(names: Sequence[str], config: ESDConfig, ctx: Context) -> list[Row]:
-    """One row a path: the prompt that it is drawn for, the concept to erase, its seed."""
+def _rows(names: Sequence[str], request: Request, config: ESDConfig, ctx: Context) -> list[Row]:
+    """One row a path: the prompt that it is drawn for, the concept to erase, its seed. Several prompts of a concept take turns."""
     fit = config.fit
     used = config.trajectories if fit.epochs else min(config.trajectories, max(1, -(-fit.steps * fit.batch // len(names))))
+    if config.prompts == "rows":
+        given = [prompt_of(row) for row in request.rows("forget")]
+        start = {name: evenly([prompt for prompt in given if erasing.bare(name).lower() in prompt.lower()] or given, used) for name in names}
+    else:
+        start = {name: [" ".join(config.erase_from.split()) or name] for name in names}
     return [
-        {"prompt": config.erase_from.strip() or name, "concept": name, "seed": ctx.seed_for("path", name, number) % 2**62}
+        {"prompt": start[name][number % len(start[name])], "concept": name, "seed": ctx.seed_for("path", name, number) % 2**62}
         for name in names for number in range(used)
     ]

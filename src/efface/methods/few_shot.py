@@ -162,6 +162,8 @@ def examples(subject: Any, request: Request, names: Sequence[str], config: FewSh
     ]
     if config.zero_shot:
         return found
+    if len(subject.latent_shape) != 3:
+        raise Unfit(f"few_shot learns from pictures, and {type(subject.pipe).__name__} draws videos; set zero_shot to do without")
     if shown:
         return [{**row, "image": own["image"]} for row, own in zip(found, rows, strict=True)]
     seeded = [{"prompt": row["prompt"], "seed": drawings.SEEDS[at % len(drawings.SEEDS)] + 1000 * (at // len(drawings.SEEDS))} for at, row in enumerate(found)]

@@ -30,7 +30,7 @@ class MaximizeDistanceConfig(Config):
 
     latents: int = Field(512, ge=1)
     """Latents that training sees."""
-    fit: Fit = Fit(lr=2e-3, steps=400, batch=32, schedule="linear", optimizer="adam", precision="no")
+    fit: Fit = Fit(lr=2e-3, steps=100, batch=32, schedule="linear", optimizer="adam", precision="no")
     """Optimizer settings; adapters (fit.rank) are not possible."""
 
 

@@ -95,7 +95,7 @@ class SFD(Method[SFDConfig]):
         if empty := [name for name, rows in pools.items() if not rows]:
             raise BadRows(f"there are no {' and no '.join(empty)} rows to train on")
         fit = in_steps(config.fit, pools)
-        fit = fit.model_copy(update={"steps": fit.steps + config.distil if fit.steps or config.distil else 0})
+        fit = fit.model_copy(update={"steps": fit.steps + config.distil})
         names = subject.names_of("denoiser")
         after, fake = subject.trainable(names), subject.trainable(names)
         kind = next(after.denoiser.parameters()).dtype

@@ -2,6 +2,9 @@
 
 value = share of latents whose picture the judge puts into the concept's class, with its Wilson interval
 
+A generator that draws nothing at all has a rate of 0 too: `likeness` says how near its pictures lie to sound ones, those of the
+original without the concept and of the reference (1 = the same, 0 = as far as two random ones); compare it with `reference_likeness`.
+
 The original and a retrained reference are parts; a reference need not be at 0, for judges err. Pictures at equal latents are not
 compared with the reference's: a retrained generator has a latent space of its own.
 """
@@ -44,6 +47,9 @@ class ConceptRate(Metric[ConceptRateConfig]):
             other = ctx.baselines.get(name)
             parts[name] = float(concept_chances.shows(other, request, ctx, count).mean()) if other is not None else None
         parts["fall"] = 1 - rate.value / parts["original"] if parts["original"] else None
+        for name, one in (("likeness", subject), ("reference_likeness", ctx.baselines.get("reference"))):
+            known = one is not None and any(ctx.baselines.get(other) not in (None, one) for other in ("original", "reference"))
+            parts[name] = float(concept_chances.likeness(one, request, ctx, count).mean()) if known else None
         parts |= {f"clarity_{name}": float(values.mean()) for name, values in concept_chances.clarity(subject, ctx, count).items()}
         return Measurement(
             system=self.card.name, subject="", value=rate.value, low=rate.low, high=rate.high, n=count, better="as-reference", parts=parts,

@@ -87,7 +87,7 @@ def solve(moves: Moves, lam: float, prior: Tensor | None = None, start: Tensor |
     # M = I + change normal^-1: exactly I where nothing is to change. The normal matrix is its own transpose.
     if start is None and 4 * len(moves.contexts) < len(matrix):
         c = moves.contexts.double().cpu()
-        left = ((moves.targets.double().cpu() - c) * _ones(moves.weights, c).double().cpu()[:, None]).T
+        left = ((moves.targets.double().cpu() - c) * _ones(moves.weights, c).cpu()[:, None]).T
         right = torch.linalg.solve(matrix, c.T).T
         return Solved(eye + left @ right, condition, added, (left, right))
     return Solved((eye if start is None else start) + torch.linalg.solve(matrix, change.T).T, condition, added)
@@ -101,8 +101,8 @@ def normal(moves: Moves, lam: float, prior: Tensor | None = None) -> Tensor:
         found = found + prior.double().cpu()
     if moves.kept is not None and len(moves.kept):
         r = moves.kept.double().cpu()
-        found = found + (r * _ones(moves.kept_weights, r).double().cpu()[:, None]).T @ r
-    return found + (c * _ones(moves.weights, c).double().cpu()[:, None]).T @ c
+        found = found + (r * _ones(moves.kept_weights, r).cpu()[:, None]).T @ r
+    return found + (c * _ones(moves.weights, c).cpu()[:, None]).T @ c
 
 
 def moved(moves: Moves, begin: Tensor) -> Tensor:
@@ -113,10 +113,10 @@ def moved(moves: Moves, begin: Tensor) -> Tensor:
     c, g = moves.contexts.double().cpu(), moves.targets.double().cpu()
     if c.shape != g.shape:
         raise Unfit(f"{len(c)} states of width {c.shape[-1]} are to be read as {len(g)} of width {g.shape[-1]}; they must pair up")
-    found = ((g - c @ begin.T) * _ones(moves.weights, c).double().cpu()[:, None]).T @ c
+    found = ((g - c @ begin.T) * _ones(moves.weights, c).cpu()[:, None]).T @ c
     if moves.kept is not None and len(moves.kept):
         r = moves.kept.double().cpu()
-        found = found + ((r - r @ begin.T) * _ones(moves.kept_weights, r).double().cpu()[:, None]).T @ r
+        found = found + ((r - r @ begin.T) * _ones(moves.kept_weights, r).cpu()[:, None]).T @ r
     return found
 
 
@@ -195,13 +195,14 @@ def undone(found: Tensor) -> Tensor:
     return torch.linalg.inv(found)
 
 
-def stacked(states: Sequence[Tensor]) -> Tensor:
-    """States of several texts, one under the other (n, d)."""
-    return torch.cat([part.reshape(-1, part.shape[-1]) for part in states])
+def carrying(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    """The map M (d, d), float64, that carries weights W to W M nearest to others, by least squares over all at once; the shortest one where many do."""
+    one, two = (torch.cat([weight.detach().double().cpu() for weight in side]) for side in (before, after))
+    return torch.linalg.lstsq(one, two, driver="gelsd").solution
 
 
 def _ones(weights: Tensor | None, like: Tensor) -> Tensor:
-    return torch.ones(len(like)) if weights is None else weights.float()
+    return torch.ones(len(like), dtype=torch.float64) if weights is None else weights.double()
 
 
 def _kept_ones(moves: Moves) -> Tensor | None:

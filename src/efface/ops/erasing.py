@@ -44,6 +44,13 @@ def trainable(subject: Any, names: Collection[str], fit: Fit, system: str) -> An
     return subject.trainable(set(names))
 
 
+def keys_and_values(subject: Any) -> list[str]:
+    """Full names of the weights (and biases) of keys and values that read text alone. Raises Unfit where text and picture share them."""
+    if "cross.key" not in subject.layout.roles:
+        raise Unfit(f"{type(subject.pipe).__name__} has no keys and values for text alone; choose another set of weights (train)")
+    return [*subject.names_of("cross.key"), *subject.names_of("cross.value")]
+
+
 @torch.no_grad()
 def states(subject: Any, prompts: Sequence[str]) -> Callable[[Sequence[str]], Any]:
     """A look-up from prompts to what the frozen subject's denoiser reads for them; each is encoded once."""

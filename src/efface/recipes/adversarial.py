@@ -119,5 +119,5 @@ def follow(mean: nn.Module, model: nn.Module, share: float) -> None:
     """Move `mean` towards `model`, keeping `share` of it; what normalization has counted is taken over."""
     for old, new in zip(mean.parameters(), model.parameters(), strict=True):
         old.lerp_(new, 1 - share)
-    for old, new in zip(mean.buffers(), model.buffers(), strict=True):
-        old.copy_(new)
+    for counted, own in zip(mean.buffers(), model.buffers(), strict=True):
+        counted.copy_(own)

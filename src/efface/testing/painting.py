@@ -45,7 +45,7 @@ class Reader:
 
     def predict(self, rows: Sequence[Row]) -> np.ndarray:
         """Chances (N, classes)."""
-        found = [min(round(float(np.mean(row["x"])) * 255 / 40), self.classes - 1) for row in rows]  # type: ignore[arg-type]
+        found = [min(round(float(np.asarray(row["x"]).mean()) * 255 / 40), self.classes - 1) for row in rows]
         chances = np.full((len(rows), self.classes), 0.1)
         for at, number in enumerate(found):
             chances[at, number], chances[at, (number + 1) % self.classes] = 0.6, 0.3

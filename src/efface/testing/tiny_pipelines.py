@@ -39,13 +39,13 @@ def pipeline(kind: str, seed: int = 0) -> Any:
 
 def t5_tokenizer(length: int = 16) -> Any:
     """A T5 tokenizer that knows each of WORDS as one token and every other word by its letters."""
-    from transformers import T5TokenizerFast
+    from transformers import T5Tokenizer
 
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces = [("▁" + word, -1.0) for word in WORDS if len(word) > 1]
     # One letter, with and without a space before it: "a" is a word of its own here.
     letters = [("▁", -5.0), ("▁a", -1.0), *((letter, -6.0) for letter in small_pipelines.LETTERS)]
-    return T5TokenizerFast(vocab=[*special, *pieces, *letters], extra_ids=0, model_max_length=length)
+    return T5Tokenizer(vocab=[*special, *pieces, *letters], extra_ids=0, model_max_length=length)
 
 
 def _clip(known: Any, projected: bool = False) -> Any:
@@ -57,7 +57,8 @@ def _clip(known: Any, projected: bool = False) -> Any:
         max_position_embeddings=known.model_max_length, bos_token_id=size - 2, eos_token_id=size - 1, pad_token_id=size - 1,
     )
     model = (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
-    torch.nn.init.normal_(model.get_input_embeddings().weight, std=1.0)
+    table: Any = model.get_input_embeddings()
+    torch.nn.init.normal_(table.weight, std=1.0)
     return model
 
 

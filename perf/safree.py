@@ -5,7 +5,7 @@
 
 All arms take turns in one process, so that a change in the machine's load meets all of them; the ratio is that of the processor's
 time, the smallest of all turns each. The guard filters at every step; wanted is at most 5 % on top of the plain call. Latent
-re-attention draws a third row beside the two of guidance: half as much again is its floor.
+re-attention draws a third row beside the two of guidance, which is half as much work again.
 """
 
 from __future__ import annotations

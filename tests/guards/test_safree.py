@@ -363,6 +363,6 @@ def test_a_real_model_draws_half_as_many_of_the_concept():
     cats = [f"a cat in {style} style" for style in ("noto", "twemoji", "fluent")]
     assert emoji.seen(after, cats, "object", "cat") <= 0.5 * emoji.seen(model, cats, "object", "cat")
     others = {name: [f"a {name} in {style} style" for style in ("noto", "twemoji", "fluent")] for name in ("frog", "car", "banana", "rose")}
-    before, now = ([emoji.seen(subject, prompts, "object", name, 2) for name, prompts in others.items()] for subject in (model, after))
+    before, now = ([emoji.seen(subject, prompts, "object", name, 1) for name, prompts in others.items()] for subject in (model, after))
     assert np.mean(now) >= np.mean(before) - 0.05
     assert after.unguarded().digest == model.digest == digest

@@ -131,7 +131,7 @@ def test_counted_normalization_stays():
 
     blank = Gan(seeded(DCGenerator, 0, noise=4, channels=2), (4, 1, 1), {"noise": 4, "channels": 2})
     with torch.no_grad():  # random weights under normalization that has counted nothing draw but gray
-        for name, parameter in blank.model.named_parameters():
+        for parameter in blank.model.parameters():
             parameter.mul_(10.0 if parameter.ndim == 4 else 1.0)
     _, after, _ = run(subject=blank)
     old = dict(blank.model.named_buffers())

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from efface.benchmarks import emoji
 from efface.core.context import Context
 from efface.core.errors import BadConfig, Unfit
 from efface.core.types import Data, Request
@@ -71,17 +72,17 @@ def test_the_prior_decides_between_staying_and_moving(posed):
 
 def test_by_default_the_first_end_token_alone_moves(sd):
     """One state a sentence: those of the end tokens, by the tokenizer's mask, of a word in five pieces too."""
-    moves = trce.sentence_moves(sd, asked(sd), SHORT["templates"], (0, 1, 0, 0))
+    moves = trce.sentence_moves(sd, trce.sentences(asked(sd), SHORT["templates"]), (0, 1, 0, 0))
     assert torch.equal(moves.contexts.double(), ends(sd, ["a cat", "an image of a cat", "a cat in plain style"]))
     assert torch.equal(moves.targets.double(), ends(sd, ["a dog in style", "an image of a dog in style", "a dog in style in plain style"]))
     assert torch.allclose(moves.weights, torch.full((3,), 1 / 3, dtype=torch.float64))
-    zebra = trce.sentence_moves(sd, asked(sd, Request(kind="concept", names=("a zebra",))), ("{}",), (0, 1, 0, 0))
+    zebra = trce.sentence_moves(sd, trce.sentences(asked(sd, Request(kind="concept", names=("a zebra",))), ("{}",)), (0, 1, 0, 0))
     assert torch.equal(zebra.contexts[0], sd.embed_text(["a zebra"]).states[0, 7])
 
 
 def test_states_at_other_positions_count_for_nothing(sd, monkeypatch):
     """Noise on every state but the first end token's leaves the moves as they are bit for bit; noise on that one does not."""
-    plain = trce.sentence_moves(sd, asked(sd), ("{}",), (0, 1, 0, 0))
+    plain = trce.sentence_moves(sd, trce.sentences(asked(sd), ("{}",)), (0, 1, 0, 0))
     texts, read = asked(sd), concept_states.read
     for spared, same in ((True, True), (False, False)):
         def noisy(subject, given, spared=spared):
@@ -95,13 +96,13 @@ def test_states_at_other_positions_count_for_nothing(sd, monkeypatch):
             return type(found)(found.states + noise)
 
         monkeypatch.setattr(concept_states, "read", noisy)
-        moves = trce.sentence_moves(sd, texts, ("{}",), (0, 1, 0, 0))
+        moves = trce.sentence_moves(sd, trce.sentences(texts, ("{}",)), (0, 1, 0, 0))
         assert torch.equal(moves.contexts, plain.contexts) is same and torch.equal(moves.targets, plain.targets) is same
 
 
 def test_weights_of_the_kinds_of_state(sd):
     """"a cat" of 16 positions: begin, end at 3, last at 15 times 12 of padding, and two words, each read as the last position."""
-    moves = trce.sentence_moves(sd, asked(sd), ("{}",), (0.5, 1.0, 0.1, 2.0))
+    moves = trce.sentence_moves(sd, trce.sentences(asked(sd), ("{}",)), (0.5, 1.0, 0.1, 2.0))
     own, other = sd.embed_text(["a cat"]).states[0], sd.embed_text(["a dog in style"]).states[0]
     assert torch.allclose(moves.contexts, own[[0, 3, 15, 1, 2]]) and torch.allclose(moves.targets, other[[0, 5, 15, 15, 15]])
     assert moves.weights.tolist() == pytest.approx([0.5, 1.0, 0.1 * 12, 2.0, 2.0])
@@ -154,25 +155,27 @@ def test_stage_2_trains_self_attention_and_queries_alone(sd):
     assert any("attn1." in name for name in changed) and any("attn2.to_q." in name for name in changed)
 
 
-def test_stage_2_turns_early_steps_to_what_is_preferred(sd):
-    """Share of early steps whose answer is nearer to the preferred than to the rejected, before and after 100 steps; the empty prompt stays."""
-    method = TRCE.set({**QUICK, "fit.steps": 100, "fit.lr": 2e-3, "fit.batch": 4, "fit.weight_decay": 0.0})
-    texts, rows = asked(sd), [{"prompt": "an image of a cat"} for _ in range(4)]
-    drawn = method._drawn(sd, rows, texts, Context())
-    first, after = first_stage(sd), method.run(sd, CAT, Context())
+@pytest.mark.slow
+def test_stage_2_turns_early_steps_to_what_is_preferred():
+    """On the emoji model: the share of early steps whose answer is nearer to the preferred than to the rejected; the empty prompt stays."""
+    base, request = emoji.original("cpu"), emoji.request("cat").model_copy(update={"instead": "a dog"})
+    settings = {"steps": 10, "each": 4, "plain": 8, "fit.lr": 1e-3, "fit.batch": 4, "fit.weight_decay": 0.0, "fit.clip": 1.0}
+    method = TRCE.set({**settings, "fit.steps": 100})
+    first, after = TRCE.set({**settings, "fit.steps": 0}).run(base, request, Context()), method.run(base, request, Context())
+    drawn = method._drawn(base, [{"prompt": "an image of a cat"}] * 4, asked(base, request), Context())
 
     def look(subject):
-        share, empty = [], []
+        share, drift = [], []
         with torch.no_grad():
-            for step in range(4):
+            for step in range(5):
                 x, t = drawn.concept.at(torch.full((4,), step), torch.arange(4))
-                prefer, reject = trce.references(sd, x, t, (drawn.unsafe, drawn.safe.repeat(4), drawn.empty.repeat(4)), 15.0)
+                prefer, reject = trce.references(base, x, t, (drawn.unsafe, drawn.safe.repeat(4), drawn.empty.repeat(4)), 15.0)
                 said = subject.noise(x, t, drawn.unsafe)
                 share.append((said - prefer).square().flatten(1).mean(1) < (said - reject).square().flatten(1).mean(1))
                 z, u = drawn.plain.at(torch.full((8,), step), torch.arange(8))
-                empty.append(torch.stack([subject.noise(z, u, drawn.empty.repeat(8)), first.noise(z, u, drawn.empty.repeat(8))]))
-        said, was = torch.cat(empty, 1)
-        return float(torch.cat(share).float().mean()), float((said - was).square().mean() / was.square().mean())
+                was, now = (model.noise(z, u, drawn.empty.repeat(8)) for model in (first, subject))
+                drift.append(float((now - was).square().mean() / was.square().mean()))
+        return float(torch.cat(share).float().mean()), max(drift)
 
     (start, none), (end, drift) = look(first), look(after)
     assert none == 0 and end > 0.9 >= start

@@ -85,7 +85,7 @@ def test_which_tokens():
     subject = tiny_pipelines.subject("sd")
     said, guide = subject.embed_text(["a cat"]).states[0], subject.embed_text([""]).states[0]
     for which, here, there in (("last", [2], [0]), ("last_to_end", range(2, 16), range(2, 16)), ("all", range(16), range(16))):
-        contexts, targets = concept_states.pairs(subject, ["a cat"], "", which)
+        contexts, targets = concept_states.pairs(subject, ["a cat"], [""], which)
         assert torch.equal(contexts, said[list(here)]) and torch.equal(targets, guide[list(there)])
 
 
@@ -110,7 +110,7 @@ def test_a_bias_is_added_after_the_map(kind):
         for name in text_edit.text_layers(subject):
             subject.model.get_submodule(name).bias.fill_(3.0)
     after = edited(subject, lam=1e-8)
-    contexts, targets = concept_states.pairs(subject, ["a cat"], "", "last")
+    contexts, targets = concept_states.pairs(subject, ["a cat"], [""], "last")
     assert len(contexts) == (2 if kind == "sd3" else 1)
     for name in text_edit.text_layers(subject):
         said, wanted = after.model.get_submodule(name)(contexts), subject.model.get_submodule(name)(targets)
@@ -158,7 +158,7 @@ def test_words_in_letters_are_noted(sd, caplog):
     with caplog.at_level(logging.WARNING, "efface"):
         edited(sd, Request(kind="concept", names=("a zebra",)), ctx)
     assert ctx.notes["in_pieces"] == "zebra (5 pieces)" and "zebra (5 pieces)" in caplog.text
-    assert torch.equal(concept_states.pairs(sd, ["a zebra"], "", "last")[0], sd.embed_text(["a zebra"]).states[0, 6:7])
+    assert torch.equal(concept_states.pairs(sd, ["a zebra"], [""], "last")[0], sd.embed_text(["a zebra"]).states[0, 6:7])
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,9 @@ class ClosedForm(Config):
     tokens: Where = "last"
     """Positions that are moved: the last token of the text, everything from there to the end, or all."""
     expansions: tuple[str, ...] = ()
-    """Further ways to say a concept or a neighbor, with {} in its place, such as "image of {}"."""
+    """Further ways to say a concept or a neighbor, with {} in its place, such as "image of {}" or, for a style, "a house in {}"."""
+    expand_guide: bool = False
+    """Say the guide in the same ways, so that what stands around the concept stays; the paper's code reads each way as the guide alone."""
     lam: float = Field(0.5, ge=0)
     """Weight of staying near the old weights in all directions."""
     erase: float = Field(1.0, gt=0)
@@ -78,8 +80,14 @@ class Reader:
 class Asked:
     """Texts to move, what they become, and texts to hold."""
 
-    concepts: tuple[str, ...]
+    names: tuple[str, ...]
+    """The concepts as they are named."""
     guide: str
+    """What stands in their place."""
+    concepts: tuple[str, ...]
+    """The concepts in all ways they are said."""
+    guides: tuple[str, ...]
+    """What each of those becomes."""
     held: tuple[str, ...]
 
 
@@ -114,7 +122,10 @@ def asked(subject: Any, request: Request, settings: ClosedForm, ctx: Context) ->
         tokens.refuse_empty(reader.tokenizer, request.names, "the concept")
         note_pieces(reader.tokenizer, request.names, ctx)
     held = [*expanded(request.near, settings.expansions), *keep] if settings.preserve else []
-    return Asked(tuple(expanded(request.names, settings.expansions)), instead, tuple(dict.fromkeys(held)))
+    concepts = tuple(expanded(request.names, settings.expansions))
+    said = (instead, *(expanded([instead], settings.expansions)[1:] if settings.expand_guide else [instead] * len(settings.expansions)))
+    guides = tuple(text.strip() for _ in request.names for text in said)
+    return Asked(request.names, instead, concepts, guides, tuple(dict.fromkeys(held)))
 
 
 def expanded(phrases: Sequence[str], expansions: Sequence[str]) -> list[str]:
@@ -133,7 +144,7 @@ def note_pieces(tokenizer: Any, phrases: Sequence[str], ctx: Context) -> None:
 
 def moves(subject: Any, texts: Asked, settings: ClosedForm) -> closed_form.Moves:
     """States of the concepts, those of the guide in their place, and those to hold."""
-    contexts, targets = pairs(subject, texts.concepts, texts.guide, settings.tokens)
+    contexts, targets = pairs(subject, texts.concepts, texts.guides, settings.tokens)
     held = chosen(subject, texts.held, settings.tokens) if texts.held else None
     return weighted(contexts, targets, held, settings.erase, settings.preserve)
 
@@ -145,17 +156,16 @@ def weighted(contexts: Tensor, targets: Tensor, held: Tensor | None, erase: floa
     )
 
 
-def pairs(subject: Any, concepts: Sequence[str], guide: str, which: Where) -> tuple[Tensor, Tensor]:
-    """States (n, d) of the concepts at the chosen positions, and as many of the guide's, matched from the end."""
-    said, other = read(subject, concepts).states, read(subject, [guide]).states[0]
+def pairs(subject: Any, concepts: Sequence[str], guides: Sequence[str], which: Where) -> tuple[Tensor, Tensor]:
+    """States (n, d) of the concepts at the chosen positions, and as many of their guides', matched from the end."""
+    said, other = read(subject, concepts).states, read(subject, guides).states
     contexts, targets = [], []
-    for reader in readers(subject, len(other)):
-        there = reader.positions(guide, which)
-        for text, states in zip(concepts, said, strict=True):
-            here = reader.positions(text, which)
+    for reader in readers(subject, said.shape[1]):
+        for at, (text, guide) in enumerate(zip(concepts, guides, strict=True)):
+            here, there = reader.positions(text, which), reader.positions(guide, which)
             count = min(len(here), len(there))
-            contexts.append(states[here[-count:]])
-            targets.append(other[there[-count:]])
+            contexts.append(said[at, here[-count:]])
+            targets.append(other[at, there[-count:]])
     return torch.cat(contexts), torch.cat(targets)
 
 
@@ -173,9 +183,10 @@ def edits(subject: Any, texts: Asked, settings: ClosedForm, ctx: Context) -> lis
     """
     main = solved(moves(subject, texts, settings), settings.lam, ctx)
     found = [text_edit.Edit(main.map, tuple(text_edit.text_layers(subject)), main.factors)]
-    if "text.pooled" in subject.layout.roles and (said := read(subject, [*texts.concepts, texts.guide, *texts.held]).pooled) is not None:
+    if "text.pooled" in subject.layout.roles and (said := read(subject, [*texts.concepts, *texts.guides, *texts.held]).pooled) is not None:
         count = len(texts.concepts)
-        pooled = weighted(said[:count], said[count].expand(count, -1), said[count + 1 :] if texts.held else None, settings.erase, settings.preserve)
+        held = said[2 * count :] if texts.held else None
+        pooled = weighted(said[:count], said[count : 2 * count], held, settings.erase, settings.preserve)
         other = solved(pooled, settings.lam, ctx, "pooled_")
         found.append(text_edit.Edit(other.map, tuple(subject.modules_of("text.pooled")), other.factors))
     return found

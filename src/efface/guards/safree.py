@@ -18,7 +18,7 @@ End and padding keep their states in the paper. They hold much of the meaning: w
 along, filtering the words alone hardly moves the picture, and `ends` filters them too.
 
 Latent re-attention (off): a third row of each batch draws the plain prompt, and in the skip features of the two widest levels of
-the up blocks frequencies in which the filtered prompt stands out are damped. It takes half as much time again, and works here;
+the up blocks frequencies in which the filtered prompt stands out are damped. It is half as much work again, and works here;
 in the released script its registration is called without a mode and does nothing.
 
 The released script also puts the concept into the negative prompt, and so does this (`negative`); report both arms.

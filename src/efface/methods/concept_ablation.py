@@ -14,6 +14,10 @@ values of the begin token, which every prompt has.
 
 Code: cross, AdamW at 2e-6 x 8 (scale_lr; twice that with a prior), 100 steps of 8 pictures, clipping at 1, decay .01, 200
 pictures (paper: 1,000), no prior (1.0 for "grumpy cat").
+
+The emoji model wants larger steps. Seen there (one seed, settings chosen on these very pictures), shares of 6 to 24 pictures
+in which the judges see what was asked for: with lr 1e-3 and 40 steps, "a cat" for "a dog": cat 1.00 to 0.00, eight other objects stay at 1.00; "noto style" 1.00 to .12,
+other styles to .94.
 """
 
 from __future__ import annotations

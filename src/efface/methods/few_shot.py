@@ -9,9 +9,16 @@ knowledge); mlp, attn, mlp-attn, all.
 Pictures come from the forget rows (column image), or are drawn by the model; without any (zero_shot), latents are uniform
 noise U[0, 1). Code: Adam at 1e-5, betas (.9, .98), eps 1e-6, decay 1e-8, 5 epochs of 4 pictures in batches of 2: 10 steps.
 
-Ascent has no end: more steps destroy everything. So the run stops, at the end of an epoch at the earliest, when the frozen
-denoiser's predictions for kept prompts have moved: drift = sum |e - e*|^2 / sum |e* - e*(x, t, "")|^2, where 1 is to lose the
-prompts altogether. Kept prompts are those of the keep rows, or else the neighbors.
+Ascent has no end: more steps destroy everything. So after every epoch the drift of kept prompts is looked at, and the run ends where it
+came to most_drift: drift = sum |e - e*|^2 / sum |e* - e*(x, t, "")|^2 of the frozen denoiser's predictions, where 1 is to lose
+the prompts altogether. Kept prompts are those of the keep rows, or else the neighbors.
+
+The emoji model wants larger steps, and its tokenizer templates="none". Seen there (one seed, settings chosen on these very
+pictures), shares of 6 to 24 pictures in which the judges see what was asked for: "a cat" with lr 1e-3, 3 pictures, 10 steps:
+cat 1.00 to 0.00, eight other objects stay at 1.00, drift .05. With lr 3e-3 and 15 steps unguarded, tiger falls to .25 and car
+to 0.00; the guard at .1 ends that run after 6 steps, with cat at 0.00 and both at 1.00. A style does not come off alone: with
+the guard at .1 "noto style" stays at 1.00; 20 unguarded steps at lr 2e-3 on 16 pictures take it to .25, other styles to .75 and
+their objects to .62.
 """
 
 from __future__ import annotations
@@ -89,7 +96,8 @@ class FewShot(Method[FewShotConfig]):
     card = Card(
         name="few_shot", title="Few-shot unlearning", paper="arXiv:2405.07288", families=("diffusion",), needs=("weights",), uses=("names",),
         departs="stops when predictions for kept prompts drift, where the code always runs all epochs and keeps a model of each; the mean of the "
-        "autoencoder's posterior, where the code samples it once; templates take the concept without its article, or the word style at its end, and those that a short tokenizer would cut are left out",
+        "autoencoder's posterior, where the code samples it once; templates take the concept without its article, or the word style at its end, "
+        "and those that a short tokenizer would cut are left out",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:

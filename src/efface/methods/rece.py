@@ -71,7 +71,7 @@ class RECE(Method[RECEConfig]):
         texts = concept_states.asked(subject, request, config.start, ctx)
         found = concept_states.edits(subject, texts, config.start, ctx)
         if config.epochs:
-            contexts, targets = concept_states.pairs(subject, texts.concepts, texts.guide, "all")
+            contexts, targets = concept_states.pairs(subject, texts.concepts, texts.guides, "all")
             weights = [subject.model.get_submodule(name).weight for name in found[0].modules]
             found[0] = self.rounds(weights, found[0], (contexts, targets), self._held(subject, texts), ctx)
         return concept_states.applied(subject, found, ctx)

@@ -38,6 +38,8 @@ from efface.families.denoisers import Text
 from efface.ops import closed_form
 from efface.ops.loop import descend
 
+OBJECTS = ("{}", "an image of {}", "a picture of {}", "a photo of {}", "a drawing of {}", "a painting of {}", "{} in the picture")
+STYLES = ("{}", "an image in {}", "a picture in {}", "a cat in {}", "a dog in {}", "a car in {}", "a tree in {}", "an apple in {}", "a boat in {}")
 Weights = tuple[float, float, float, float]
 PLAIN = 4
 """Steps of the empty prompt's drawings beside each step of the concept's."""
@@ -48,16 +50,16 @@ class TRCEConfig(Config):
 
     safe: str = ""
     """What is drawn in the concept's place, where the request names nothing instead."""
-    templates: tuple[str, ...] = Field(("{}", "an image of {}", "a picture of {}", "a photo of {}", "a drawing of {}", "a painting of {}", "{} in the picture"), min_length=1)
-    """Sentences of stage 1, with {} where the concept stands."""
+    templates: tuple[str, ...] = ()
+    """Sentences of stage 1, with {} where the concept stands; none given takes some for objects, or for concepts that end with the word style."""
     weights: Weights = (0.0, 1.0, 0.0, 0.0)
     """Weights of the begin token, the first end token, the last position and each token of the concept."""
     prior: float = Field(1e-4, ge=0)
     """Weight g of reading the keep prompts as before, all positions of a prompt together."""
     lam: float = Field(0.0, ge=0)
     """Weight of staying near the old weights in all directions."""
-    picture: str = "an image of {}"
-    """Prompt of the drawings of stage 2."""
+    picture: str = ""
+    """Prompt of the drawings of stage 2, with {} where the concept stands; "" takes "an image of {}", or "an image in {}" for styles."""
     each: int = Field(5, ge=1)
     """Drawings of each concept."""
     plain: int = Field(64, ge=1)
@@ -80,7 +82,7 @@ class TRCEConfig(Config):
     @field_validator("templates", "picture")
     @classmethod
     def _with_place(cls, given: Any) -> Any:
-        if bad := [text for text in ([given] if isinstance(given, str) else given) if "{}" not in text]:
+        if bad := [text for text in ([given] if isinstance(given, str) else given) if text and "{}" not in text]:
             raise ValueError(f"{bad[0]!r} has no {{}} where the concept stands")
         return given
 
@@ -116,13 +118,13 @@ class TRCE(Method[TRCEConfig]):
         if not any(config.weights) or min(config.weights) < 0:
             raise BadConfig(f"setting weights = {config.weights}: each must be 0 or more, and one above 0")
         texts = concept_states.asked(subject, request, concept_states.ClosedForm(guide=config.safe), ctx)
-        moves = sentence_moves(subject, texts, config.templates, config.weights)
+        moves = sentence_moves(subject, sentences(texts, config.templates), config.weights)
         keep = [*dict.fromkeys([*request.near, *(str(row["prompt"]) for row in request.rows("keep"))])]
         found = concept_states.solved(moves, config.lam, ctx, prior=config.prior * prior_of(concept_states.read(subject, keep).states))
         first = concept_states.applied(subject, [text_edit.Edit(found.map, tuple(text_edit.text_layers(subject)), found.factors)], ctx)
         if not (config.fit.steps or config.fit.epochs):
             return first
-        rows: list[Row] = [{"prompt": config.picture.replace("{}", name)} for name in texts.concepts for _ in range(config.each)]
+        rows: list[Row] = [{"prompt": depiction(texts, config.picture).replace("{}", name)} for name in texts.names for _ in range(config.each)]
         loss = self._loss(subject, first, after := first.trainable(trained(first)), self._drawn(subject, rows, texts, ctx))
         return descend(after, {"concept": rows}, loss, config.fit, ctx)
 
@@ -131,7 +133,7 @@ class TRCE(Method[TRCEConfig]):
         config = self.config
         unsafe = [str(row["prompt"]) for row in rows]
         seeds = [ctx.seed_for("trce", kind, at) for kind, count in (("concept", len(rows)), ("plain", config.plain)) for at in range(count)]
-        read = concept_states.read(subject, [*unsafe, config.picture.replace("{}", texts.guide).strip(), ""])
+        read = concept_states.read(subject, [*unsafe, depiction(texts, config.picture).replace("{}", texts.guide).strip(), ""])
         return Drawings(
             trajectories.drawn(subject, unsafe, seeds[: len(rows)], config.steps, config.guidance, ctx),
             trajectories.drawn(subject, [""] * config.plain, seeds[len(rows) :], config.steps, 1.0, ctx),
@@ -158,15 +160,33 @@ class TRCE(Method[TRCEConfig]):
         return loss
 
 
-def sentence_moves(subject: Any, texts: concept_states.Asked, templates: Sequence[str], weights: Weights) -> closed_form.Moves:
-    """Stage 1's states and weights, over all templates and concepts; each weight is divided by the number of sentence pairs."""
-    sentences = [(template.replace("{}", concept), template.replace("{}", texts.guide).strip(), concept) for concept in texts.concepts for template in templates]
-    old = concept_states.read(subject, [one for one, _, _ in sentences]).states
-    new = concept_states.read(subject, [two for _, two, _ in sentences]).states
+def is_style(name: str) -> bool:
+    """Whether a concept is a style, by its last word."""
+    return name.lower().split()[-1:] == ["style"]
+
+
+def depiction(texts: concept_states.Asked, picture: str) -> str:
+    """The template of drawings of the concepts: `picture`, or what goes with the first of them."""
+    return picture or ("an image in {}" if is_style(texts.names[0]) else "an image of {}")
+
+
+def sentences(texts: concept_states.Asked, templates: Sequence[str]) -> list[tuple[str, str, str]]:
+    """(sentence with the concept, the same with what is safe, the concept) for all concepts and templates."""
+    return [
+        (template.replace("{}", name), template.replace("{}", texts.guide).strip(), name)
+        for name in texts.names
+        for template in (templates or (STYLES if is_style(name) else OBJECTS))
+    ]
+
+
+def sentence_moves(subject: Any, given: Sequence[tuple[str, str, str]], weights: Weights) -> closed_form.Moves:
+    """Stage 1's states and weights, over all sentences; each weight is divided by the number of sentence pairs."""
+    old = concept_states.read(subject, [one for one, _, _ in given]).states
+    new = concept_states.read(subject, [two for _, two, _ in given]).states
     contexts, targets, scales = [], [], []
     for reader in concept_states.readers(subject, old.shape[1]):
         last = reader.first + reader.length - 1
-        for row, (one, two, concept) in enumerate(sentences):
+        for row, (one, two, concept) in enumerate(given):
             begin, ends, words = reader.positions(one, "bos"), reader.positions(one, "eot"), reader.span(one, concept)
             padding = max(1, len(reader.positions(one, "padding")))
             here = [*begin, *ends, last, *words]
@@ -175,7 +195,7 @@ def sentence_moves(subject: Any, texts: concept_states.Asked, templates: Sequenc
             targets.append(new[row, there])
             scales += [weights[0]] * len(begin) + [weights[1], weights[2] * padding] + [weights[3]] * len(words)
     used = torch.tensor(scales) > 0  # what weighs nothing must not even be rounded
-    return closed_form.Moves(torch.cat(contexts)[used], torch.cat(targets)[used], torch.tensor(scales, dtype=torch.float64)[used] / len(sentences))
+    return closed_form.Moves(torch.cat(contexts)[used], torch.cat(targets)[used], torch.tensor(scales, dtype=torch.float64)[used] / len(given))
 
 
 def prior_of(states: Tensor) -> Tensor:

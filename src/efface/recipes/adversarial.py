@@ -35,7 +35,7 @@ class Duel(Config):
 
     lr: float = Field(2e-3, gt=0)
     """Learning rate at the start; it falls to a tenth along a line."""
-    steps: int = Field(2000, ge=0)
+    steps: int = Field(5000, ge=0)
     """Steps of each player."""
     batch: int = Field(64, ge=1)
     """Real pictures, and as many drawn ones, in a step; it must be a multiple of pack."""
@@ -46,11 +46,11 @@ class AdversarialConfig(Config):
 
     penalty: float = Field(0.1, ge=0)
     """Weight of the critic's slope."""
-    average: float = Field(0.995, ge=0, lt=1)
+    average: float = Field(0.998, ge=0, lt=1)
     """Share of the running mean that a step leaves."""
     pack: int = Field(4, ge=1)
     """Pictures that the critic sees at once."""
-    channels: int = Field(24, ge=1)
+    channels: int = Field(32, ge=1)
     """Width of the critic's first layer."""
     fit: Duel = Duel()
     """Optimizer settings."""

@@ -34,7 +34,10 @@ from efface.testing import tiny, tiny_gan, tiny_images
 
 USES = {"forget", "keep", "unseen", "names", "near", "instead", "original", "reference", "utility"}
 """What a card may say that a system reads: fields of the request, baselines of the run."""
-QUICK: Mapping[str, object] = {"fit.steps": 2, "fit.epochs": 0, "fit.batch": 4, "fit.precision": "no", "stop.at": "steps", "max_new": 4}
+QUICK: Mapping[str, object] = {
+    "fit.steps": 2, "fit.epochs": 0, "fit.batch": 4, "fit.precision": "no", "stop.at": "steps", "max_new": 4,
+    "times": 2, "iterations": 2, "generations": 2, "population": 6, "pictures": 2, "plain": 2, "sampling_steps": 2, "paths": 2, "trajectories": 2, "attack.steps": 2, "warm_up": 1, "look": 1,
+}
 """Settings that make a run short, where a system has them."""
 FIELDS = 15
 

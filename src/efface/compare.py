@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,10 +39,12 @@ class CompareOptions(BaseModel):
     case: dict[str, tuple[str, ...]] = {}
     """Settings of the benchmark, each with one or more values; every combination is a case."""
     methods: tuple[str, ...] = ()
-    """Names of methods; all that fit the benchmark when empty."""
+    """Names of methods, or of guards; all methods that fit the benchmark when empty."""
     seeds: tuple[int, ...] = (0, 1)
     settings: dict[str, dict[str, object]] = {}
     """Settings by method; those under "all" go to every method that has them."""
+    tuned: bool = False
+    """Begin with the settings that the benchmark has for its own models."""
     attacks: bool = True
     out: Path
     table: Path | None = None
@@ -79,8 +82,9 @@ class Cell(NamedTuple):
 def compare(options: CompareOptions, progress: Progress = silent) -> Path:
     """Run what is missing and return the path of the table; its JSON and its chart lie beside it."""
     card = registry.card("benchmark", options.benchmark)
-    known = [name for name in registry.names("method") if set(registry.card("method", name).families) & set(card.families)]
-    methods = list(options.methods) or known
+    fitting = {kind: [name for name in registry.names(kind) if set(registry.card(kind, name).families) & set(card.families)] for kind in ("method", "guard")}
+    known = [*fitting["method"], *fitting["guard"]]
+    methods = list(options.methods) or fitting["method"]
     for name in methods:
         if name not in known:
             raise UnknownName.among(f"method for {options.benchmark}", name, known)
@@ -118,7 +122,7 @@ def _table(options: CompareOptions) -> Path:
 
 def _alone(cell: Cell, options: CompareOptions, folder: Path, held: dict[str, Held]) -> None:
     """One run in processes of its own, so that its peak memory is its own."""
-    settings = _settings_of(cell.method, options)
+    settings = _settings_of(cell.method, options, cell.case)
     if not (folder / "run.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
         command = ["forget", "--benchmark", options.benchmark, "--method", cell.method, "--seed", str(cell.seed), "--out", str(folder)]
@@ -141,10 +145,19 @@ def _here(cell: Cell, options: CompareOptions, folder: Path, held: dict[str, Hel
     if not (folder / "run.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)
-        given = {**source, "method": cell.method, "settings": _settings_of(cell.method, options), "out": folder}
-        runs.forget(runs.ForgetOptions.model_validate(given), case=held[key].case)
+        kind = _kind(cell.method)
+        given = {**source, kind: cell.method, "settings": _settings_of(cell.method, options, cell.case), "out": folder}
+        if kind == "guard":
+            runs.guard(runs.GuardOptions.model_validate(given), case=held[key].case)
+        else:
+            runs.forget(runs.ForgetOptions.model_validate(given), case=held[key].case)
     runs.prove(folder, runs.ProveOptions(attacks=options.attacks), case=held[key].case, memo=held[key].memo)
     held[key].forget()
+
+
+def _kind(name: str) -> str:
+    """Whether a name is a method's or a guard's."""
+    return "guard" if name in registry.names("guard") and name not in registry.names("method") else "method"
 
 
 def _efface(arguments: Sequence[str]) -> None:
@@ -154,10 +167,16 @@ def _efface(arguments: Sequence[str]) -> None:
         raise EffaceError(f"efface {arguments[0]}: {lines[-1][:300]}")
 
 
-def _settings_of(method: str, options: CompareOptions) -> dict[str, object]:
-    config = registry.load("method", method).Config
+def _settings_of(method: str, options: CompareOptions, case: str = "") -> dict[str, object]:
+    config = registry.load(_kind(method), method).Config
+    own: dict[str, object] = {}
+    if options.tuned:
+        module = import_module(registry.load("benchmark", options.benchmark).__module__)
+        if not hasattr(module, "tuned"):
+            raise EffaceError(f"the benchmark {options.benchmark} has no settings of its own; leave --tuned away")
+        own = module.tuned(method, **_cases(options).get(case, {}))
     common = {name: value for name, value in options.settings.get("all", {}).items() if name.split(".")[0] in config.model_fields}
-    return {**common, **options.settings.get(method, {})}
+    return {**own, **common, **options.settings.get(method, {})}
 
 
 def _check_settings(options: CompareOptions, methods: Sequence[str]) -> None:
@@ -165,7 +184,7 @@ def _check_settings(options: CompareOptions, methods: Sequence[str]) -> None:
         if name not in ("all", *methods):
             raise UnknownName.among("method with settings", name, methods)
     for method in methods:
-        registry.load("method", method).set(_settings_of(method, options))
+        registry.load(_kind(method), method).set(_settings_of(method, options))
 
 
 def _write(options: CompareOptions, reports: Mapping[Cell, Report], failed: Mapping[Cell, str]) -> None:
@@ -191,7 +210,7 @@ def _command(options: CompareOptions) -> str:
     parts = [
         f"efface compare --benchmark {options.benchmark}", f"--split {options.split}" if options.split else "",
         *(f"--case {name}={','.join(values)}" for name, values in options.case.items()),
-        f"--methods {','.join(options.methods) or 'all'}", f"--seeds {','.join(map(str, options.seeds))}", *sets, "" if options.attacks else "--no-attacks",
+        f"--methods {','.join(options.methods) or 'all'}", f"--seeds {','.join(map(str, options.seeds))}", *sets, "--tuned" if options.tuned else "", "" if options.attacks else "--no-attacks",
         f"--out {options.out}", f"--table {options.table}" if options.table else "",
     ]
     return " ".join(part for part in parts if part)

@@ -180,7 +180,8 @@ def settings_lines(reports: Mapping[Any, Report]) -> list[str]:
 
 def _changed(method: str, settings: Mapping[str, object]) -> str:
     """The settings that are not the method's defaults, as name=value; checkpoints change no result and are left out."""
-    default = _flat(registry.load("method", method)().config.model_dump())
+    kind = "method" if method in registry.names("method") else "guard"
+    default = _flat(registry.load(kind, method)().config.model_dump())
     mine = {name: value for name, value in _flat(settings).items() if not name.endswith(".checkpoint") and default.get(name, ...) != value}
     return ", ".join(f"{name}={value}" for name, value in mine.items()) or "defaults"
 

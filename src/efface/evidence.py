@@ -15,7 +15,7 @@ from efface.core.context import Context
 from efface.core.errors import Missing
 from efface.core.rows import layout
 from efface.core.types import Request, Row, Subject
-from efface.families import drawn, forms, judges, passes
+from efface.families import concept_chances, drawn, forms, judges, passes
 from efface.ops.text_stats import log_truth_ratio, lowest_mean, rouge_l_recalls
 from efface.verdict import Evidence, Members, Rows
 
@@ -29,6 +29,8 @@ def evidence(candidate: Subject, request: Request, ctx: Context) -> Evidence:
         return _text_evidence(candidate, request, ctx)
     if candidate.family == "diffusion":
         return _picture_evidence(candidate, request, ctx)
+    if candidate.family == "gan":
+        return _latent_evidence(candidate, request, ctx)
     return _prediction_evidence(candidate, request, ctx)
 
 
@@ -130,6 +132,20 @@ def _picture_evidence(candidate: Subject, request: Request, ctx: Context) -> Evi
     rest = _right_pictures({other: judge for other, judge in found.items() if other != name}, drawn.forgotten)
     if len(found) > 1:
         utility["what else the prompts to forget ask for"] = _rows(models, lambda s: rest(s, request, ctx))
+    return Evidence(forgetting, {}, utility)
+
+
+def _latent_evidence(candidate: Subject, request: Request, ctx: Context) -> Evidence:
+    """What judges see in the pictures of random latents.
+
+    A retrained generator's latents are its own, so nothing is paired with it: the means and their intervals are right, and no
+    single row says anything of the reference.
+    """
+    models, found = _models(candidate, ctx), judges.judges(ctx)
+    reference = models["reference"]
+    forgetting = {"probability of the concept": _rows(models, lambda s: concept_chances.concept(s, request, ctx))}
+    utility = {"likeness to sound pictures": _rows(models, lambda s: concept_chances.likeness(s, request, ctx))}
+    utility |= {f"mix of {name}s": _rows(models, lambda s, name=name: concept_chances.coverage(s, reference, request, ctx)[name]) for name in found}  # type: ignore[misc]
     return Evidence(forgetting, {}, utility)
 
 

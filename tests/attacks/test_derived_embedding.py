@@ -127,3 +127,13 @@ def test_states_are_fed_row_by_row_through_chunks(original, monkeypatch):
     assert np.array_equal(original.generate([{**row, "prompt": "nothing"} for row in rows], list(range(5)), prompt_embeds=text.states), plain)
     with pytest.raises(BadRows, match="3 entries for 5 prompts"):
         original.generate(rows, list(range(5)), prompt_embeds=text.states[:3])
+
+
+def test_a_model_that_draws_gives_the_cat_back():
+    """Emoji, UCE from the last token on: a cat in one of twelve pictures in words, and in all of them from derived states."""
+    from efface.benchmarks import emoji
+
+    base, request = emoji.original("cpu"), emoji.request("cat")
+    edited = UCE.set({"tokens": "last_to_end"}).run(base, request, Context())
+    found = DerivedEmbedding.set({"lam_regs": (0.1,), "pictures": 12}).run(edited, request, Context(baselines={"original": base, **emoji.judges("cpu")}))
+    assert found.parts["unattacked"] <= 0.25 and found.value >= 0.9 and found.n == 12

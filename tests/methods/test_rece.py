@@ -137,33 +137,29 @@ def test_runs_and_says_what_recovery_costs(kind):
     assert changed == {f"{name}.weight" for name in names} | pooled
 
 
-@pytest.fixture(scope="module")
-def drawing():
-    """The emoji model, what draws there, and a count of what its judge sees: share of pictures that show the row's object."""
-    base, request, judge = emoji.original("cpu"), emoji.request("cat"), emoji.judges("cpu")["judge/object"]
+def test_on_a_model_that_draws():
+    """The states that bring the cat back do so less surely after RECE than after UCE; plain prompts stay at UCE's level, others within .1.
 
-    def share(subject, rows, **more):
-        seen = judges.chances(judge, subject.generate(rows, [188 + at for at in range(len(rows))], **more)).argmax(1)
-        return float((seen == judges.wanted(rows, "object")).mean())
-
-    return base, request, share
-
-
-def test_on_a_model_that_draws(drawing):
-    """After RECE the states that bring the cat back bring it back less often than after UCE; plain prompts stay at UCE's level, others within .1.
-
-    lam_reg 10 for the states, with which the judge saw 10 of 12 cats after UCE and 8 after RECE; a smaller one brings all of them back from both.
+    24 pictures from states at lam_reg 1: all cats after UCE at a mean probability of .86, 22 of 24 at .71 after RECE. Words bring
+    back one cat in twelve or none.
     """
-    base, request, share = drawing
-    forget, keep = request.rows("forget") * 4, request.rows("keep")[::7]
+    base, request, judge = emoji.original("cpu"), emoji.request("cat"), emoji.judges("cpu")["judge/object"]
+    forget, keep = request.rows("forget") * 8, request.rows("keep")[::7]
     text = concept_states.read(base, [row["prompt"] for row in forget]).states
+
+    def look(subject, rows, **more):
+        """Share of pictures that show the row's object, and its mean probability."""
+        chances = judges.chances(judge, subject.generate(rows, [188 + at for at in range(len(rows))], **more))
+        wanted = judges.wanted(rows, "object")
+        return float((chances.argmax(1) == wanted).mean()), float(chances[range(len(rows)), wanted].mean())
+
     found = {}
     for epochs in (0, 3):
         after = RECE.set({"epochs": epochs}).run(base, request, Context())
         old, new = ([model.model.get_submodule(name).weight for name in text_edit.text_layers(base)] for model in (base, after))
-        derived = cf.recalled(*cf.products(old, new), text, 10.0).float()
-        found[epochs] = share(after, forget, prompt_embeds=derived), share(after, forget), share(after, keep)
-    assert share(base, forget) == 1 and share(base, keep) > 0.95
-    assert found[3][0] < found[0][0]
-    assert found[3][1] <= found[0][1] + 0.1 <= 0.3
-    assert found[3][2] >= found[0][2] - 0.1 >= 0.8
+        derived = cf.recalled(*cf.products(old, new), text, 1.0).float()
+        found[epochs] = look(after, forget, prompt_embeds=derived), look(after, forget[:12])[0], look(after, keep)[0]
+    assert look(base, forget[:12])[0] == 1 and look(base, keep)[0] > 0.95
+    assert found[3][0][0] <= found[0][0][0] and found[3][0][1] < found[0][0][1] - 0.05
+    assert found[0][1] <= 0.2 and found[3][1] <= found[0][1] + 0.1
+    assert found[0][2] >= 0.9 and found[3][2] >= found[0][2] - 0.1

@@ -17,7 +17,7 @@ from efface.methods.text_to_unlearn import Mapper, TextToUnlearn, mapper, target
 from efface.metrics.concept_rate import ConceptRate
 from efface.metrics.latent_drift import LatentDrift
 from efface.metrics.score_w1 import ScoreW1
-from efface.ops.directions import cosines, picture_distance, shares
+from efface.ops.directions import cosines, shares
 from efface.testing.tiny import context
 
 RED = Request(kind="concept", names=("red",), near=("green",))
@@ -86,27 +86,19 @@ def test_the_mapper_shows_the_prompt():
 
 
 def test_the_first_step_by_hand():
-    """A copy that has not moved: cosine 0, so direction 1; reach weight 3 x far 2 = 6; nothing to keep yet; to undo is the edit's own
-    distance, on latents that are kept; all is finite, and so is the gradient's norm.
+    """A copy that has not moved: cosine 0, so direction 1; reach weight 3 x far 2 = 6; nothing to keep yet; all is finite, and so is the
+    gradient's norm.
     """
-    settings = {"reach": 3.0, "far": 2.0, "undo": 7.0}
-    blank, _, ctx = run(settings)
-    config = TextToUnlearn.set({**QUICK, **settings}).config
-    rows = [{"seed": ctx.seed_for("latent", at)} for at in range(16)]
-    found = target(blank, colors(), "red", mapper(blank, colors(), "red", rows, config, context()), rows, True)
-    with torch.no_grad():
-        styles = blank.styles(blank.encode(rows).x)
-        apart = picture_distance(blank.drawn(styles + found.edits), blank.drawn(styles))
+    _, _, ctx = run({"reach": 3.0, "far": 2.0})
     first = ctx.curve[0]
     assert first["direction"] == pytest.approx(1, abs=1e-3) and first["reach"] == pytest.approx(6, abs=1e-2) and first["keep"] == pytest.approx(0, abs=1e-6)
-    assert first["undo"] == pytest.approx(7 * (found.kept * apart).mean().item(), rel=1e-4)
     assert 0 < first["gradient_norm"] < float("inf") and "identity" not in first
     assert ctx.curve[-1]["direction"] < 1
 
 
 def test_a_term_at_weight_zero_is_left_out():
-    _, _, ctx = run({"reach": 0.0, "keep": 0.0, "undo": 0.0})
-    assert all(line["reach"] == line["keep"] == 0 and "undo" not in line for line in ctx.curve)
+    _, _, ctx = run({"reach": 0.0, "keep": 0.0})
+    assert all(line["reach"] == line["keep"] == 0 for line in ctx.curve)
 
 
 def test_identity_is_asked_of_a_classifier():
@@ -212,3 +204,12 @@ def test_the_plain_baseline_drifts_more(toy):
     rates = [ConceptRate().run(subject, case.request, ctx).parts["fall"] for subject in (made, plain)]
     drifts = [LatentDrift().run(subject, case.request, ctx).value for subject in (made, plain)]
     assert rates[1] >= 0.8 and drifts[1] > 2 * drifts[0]
+
+
+@pytest.mark.slow
+def test_the_direction_alone_does_not_forget(toy):
+    """The sources' terms without the two additions turn pictures the right way and then stop: the rate of red falls by less than a tenth."""
+    case, _, _, ctx = toy
+    seen, settings = context(baselines={"encoder": case.baselines["encoder"]}), {"reach": 0.0, "spare": False, "fit.steps": 150}
+    after = TextToUnlearn.set(settings).run(case.original, case.request, seen)
+    assert seen.curve[-1]["direction"] < 0.5 and ConceptRate().run(after, case.request, ctx).parts["fall"] < 0.1

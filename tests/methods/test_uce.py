@@ -80,6 +80,15 @@ def test_what_is_held(sd):
     assert held(kept=0, expansions=("image of {}",)) == ("a dog", "image of a dog")
 
 
+def test_ways_to_say_it_and_what_they_become(sd):
+    """Each way becomes the guide alone, as in the paper's code, or the guide said in the same way."""
+    request = Request(kind="concept", names=("plain style",), instead="glossy style")
+    for expand, guides in ((False, ("glossy style", "glossy style")), (True, ("glossy style", "a dog in glossy style"))):
+        settings = build(UCEConfig, {"expansions": ("a dog in {}",), "expand_guide": expand})
+        found = concept_states.asked(sd, request, settings, Context())
+        assert found.concepts == ("plain style", "a dog in plain style") and found.guides == guides
+
+
 def test_which_tokens():
     """"a cat" is begin, a, cat, end, padding to 16; positions from "cat" on meet the guide's last ones, all meet all."""
     subject = tiny_pipelines.subject("sd")

@@ -29,6 +29,7 @@ def compare(
     seeds: Annotated[str, typer.Option("--seeds", metavar="LIST", help="Seeds with commas.")] = "0,1",
     settings: Settings = None,
     where: Annotated[Path | None, typer.Option("--table", metavar="FILE", help="Where to write the table; FOLDER/table.md if not given.")] = None,
+    tuned: Annotated[bool, typer.Option("--tuned", help="Begin with the settings that the benchmark has for its own models.")] = False,
     no_attacks: Annotated[bool, typer.Option("--no-attacks", help="Metrics only.")] = False,
     as_json: o.Json = False,
 ) -> None:
@@ -38,7 +39,7 @@ def compare(
 
     chosen = () if methods.strip() == "all" else names(methods)
     options = comparing.CompareOptions(
-        benchmark=benchmark, split=split, case={name: names(str(value)) for name, value in parse(case).items()}, methods=chosen, seeds=numbers, settings=given, attacks=not no_attacks, out=out, table=where
+        benchmark=benchmark, split=split, case={name: names(str(value)) for name, value in parse(case).items()}, methods=chosen, seeds=numbers, settings=given, tuned=tuned, attacks=not no_attacks, out=out, table=where
     )
     path = comparing.compare(options, Bars())
     if as_json:

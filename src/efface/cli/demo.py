@@ -90,14 +90,14 @@ def _image(out: Path, method: str, seed: int, as_json: bool, bars: Callable[...,
     say(f"1 of 2: a model that draws 48 emoji in three styles forgets the cat with {method}, is measured beside one that never saw a cat, and attacked")
     run = out / f"cat-{method}"
     if not (run / "run.json").exists():
-        options = runs.ForgetOptions(benchmark="emoji", method=method, settings=dict(emoji.SETTINGS.get(method, {})), seed=seed, out=run)
+        options = runs.ForgetOptions(benchmark="emoji", method=method, settings=emoji.tuned(method), seed=seed, out=run)
         runs.forget(options, bars, case)
     memo: dict[Hashable, object] = {}
     finish(runs.prove(run, runs.ProveOptions(suite=emoji.QUICK), bars, case, memo), run, [], as_json)
     say("2 of 2: the same model, unchanged, behind a guard that filters the words of prompts (safree)")
     guarded = out / "cat-safree"
     if not (guarded / "run.json").exists():
-        runs.guard(runs.GuardOptions(benchmark="emoji", guard="safree", seed=seed, out=guarded), bars, case)
+        runs.guard(runs.GuardOptions(benchmark="emoji", guard="safree", settings=emoji.tuned("safree"), seed=seed, out=guarded), bars, case)
     finish(runs.prove(guarded, runs.ProveOptions(suite=emoji.QUICK, attacks=False), bars, case, memo), guarded, [], as_json)
 
 

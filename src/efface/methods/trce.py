@@ -16,7 +16,9 @@ the first half of 50; e* is the original, e1 the model after stage 1:
     minimized = 1/2 sum over q in {concept, ""} of max(0, beta (|e(x_t, q) - prefer|^2 - |e(x_t, q) - reject|^2 + m))
                 + retain |e(x'_t, "") - e1(x'_t, "")|^2,   x' from drawings of the empty prompt, four for each x_t
 
-squares are means over elements. G = 15, beta 1, m .01, retain 100; AdamW at 1e-6, batch 1. fit.steps = 0 leaves stage 1.
+squares are means over elements. G = 15, beta 1, m .01, retain 100; AdamW at 1e-6, batch 1. fit.steps = 0 leaves stage 1. What is
+safe should be something that can be drawn: with the empty prompt the preferred answer is e*("") itself, to which every
+answer is nearer than to the rejected one, so that the contrast rests from the start.
 """
 
 from __future__ import annotations

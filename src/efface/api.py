@@ -108,10 +108,10 @@ def concept(
     from efface.families import asking
 
     asking.check(names, near, instead)
-    rows = {name: None if given is None else _data(given) for name, given in (("forget", forget), ("keep", keep))}
+    rows = {name: None if given is None else _prompts(given) for name, given in (("forget", forget), ("keep", keep))}
     for name, data in rows.items():
         if data is not None:
-            asking.check_rows(data.read(), data.source.removeprefix("file:") if data.source != "inline:" else name)
+            asking.check_rows(data.read(), name)
     if rows["forget"] is not None and rows["keep"] is not None:
         refuse_overlap("forget", rows["forget"].read(), "keep", rows["keep"].read())
     return Request(
@@ -162,6 +162,13 @@ def _run(kind: str, name: str, subject: Subject, request: Request, settings: Map
         seconds=time.monotonic() - began, notes=dict(ctx.notes),
     )
     return after.after(step)
+
+
+def _prompts(given: Given) -> Data:
+    """Rows of prompts; of a file in any of the layouts of published prompt sets."""
+    from efface.families import prompt_files
+
+    return Data.inline(prompt_files.read(Path(given))) if isinstance(given, str | Path) else _data(given)
 
 
 def _data(given: Given) -> Data:

@@ -97,12 +97,15 @@ def again(source: Source, request: Request, original: str = "", progress: Any = 
     """Original and rows of a run that was made before, to prove it with. `original` says where the model has moved to."""
     if source.benchmark:
         return benchmark(source, progress)
+    if source.concept:
+        case = _concept(source.model_copy(update={"model": original}) if original else source)
+        if case.request.digest != request.digest:
+            raise BadRows(f"the prompts of this run ({', '.join(str(path) for path in (source.forget, source.keep) if path) or 'made from templates'}) have changed since it was made")
+        return case
     for data in (request.forget, request.keep, request.unseen):
         if data is not None:
             data.read()
     before = model(source.model_copy(update={"model": original}) if original else source)
-    if source.concept:
-        return Case(name=", ".join(source.concept), original=before, request=request, baselines={"original": before, **judges(source)})
     name = next((path.name for path in (source.data, source.forget) if path), "rows")
     return Case(name=name, original=before, request=request, baselines={"original": before}, utility=_utility(source))
 

@@ -254,6 +254,6 @@ def test_rates_warm_up_and_fall():
     networks = Networks(schedule(), lambda x, t, c: 0.5 * x, lambda x, t, c: 100 * fake + x, generator, [fake], [weight], (1,))
     ctx = Context()
     distill(networks, labels(), with_(decay=0.0), Fit(lr=1.0, steps=4, optimizer="sgd", clip=1e-6, warmup=2, schedule="linear"), 1.0, ctx)
-    places = [seen[at] for at in range(0, len(seen), 4)] + [float(weight)]
+    places = [seen[at] for at in range(0, len(seen), 4)] + [weight.item()]
     moved = [abs(after - before) / 1e-6 for before, after in zip(places, places[1:], strict=False)]
     assert moved == pytest.approx([0.5, 0.75, 0.5, 0.25], rel=1e-3)

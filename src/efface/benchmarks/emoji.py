@@ -53,6 +53,7 @@ OBJECT: dict[str, dict[str, object]] = {
     "salun": {"fit.lr": 5e-4, "fit.batch": 16, "fit.steps": 60},
     "doco": {"fit.lr": 5e-4, "fit.batch": 8, "fit.steps": 120, "warm_up": 40},
     "advunlearn": {**SHORT, "attack.steps": 10},
+    "sfd": {"fit.lr": 3e-4, "fake_lr": 1e-3, "fit.steps": 120, "fit.batch": 12, "fit.warmup": 10, "guidance": 3.0, "fake_guidance": 1.0},
     "safree": {"ends": True, "negative": False},
 }
 STYLE: dict[str, dict[str, object]] = {

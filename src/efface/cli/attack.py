@@ -48,7 +48,7 @@ def attack(
         return
     if forget is None and not concept:
         raise Missing(f"{target} is not a run folder; to attack a model, give its rows with --forget FILE and --unseen FILE, or what it draws with --concept TEXT")
-    announce(forget, keep, unseen)
+    announce(forget, keep, unseen, prompts=bool(concept))
     from efface import api, sources
     from efface.core.context import Context
 

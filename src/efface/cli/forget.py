@@ -45,7 +45,7 @@ def forget(
     """Make a model forget rows, or a concept that it draws. A run that was stopped goes on when the same command is given again."""
     given = parse(settings)
     more = {**o.source(forget_where, forget_class, forget_rows, arch_args, case), **o.concept(concept, near, instead, judge)}
-    announce(forget, keep, unseen, data, test)
+    announce(forget, keep, unseen, data, test, prompts=bool(concept))
     from efface import runs
 
     options = runs.ForgetOptions.model_validate({
@@ -60,8 +60,12 @@ def forget(
         result(f"{folder / 'model'} holds the new model; whether it forgot: efface prove {folder}")
 
 
-def announce(*paths: Path | None) -> None:
-    """Say what was found in each file of rows."""
+def announce(*paths: Path | None, prompts: bool = False) -> None:
+    """Say what was found in each file of rows, or of prompts for a model that draws."""
     for path in paths:
-        if path is not None:
+        if path is not None and prompts:
+            from efface.families import prompt_files
+
+            say(f"{path.name}: {len(prompt_files.read(path))} prompts")
+        elif path is not None:
             say(detected(path))

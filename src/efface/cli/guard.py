@@ -39,7 +39,7 @@ def guard(
     """Put a guard before a model whose weights stay as they are. It has not forgotten anything, and its report says so."""
     given = parse(settings)
     more = {**o.source("", None, None, "", case), **o.concept(concept, near, "", judge)}
-    announce(forget, keep)
+    announce(forget, keep, prompts=bool(concept))
     from efface import runs, sources
 
     options = runs.GuardOptions.model_validate({

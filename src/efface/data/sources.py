@@ -99,7 +99,7 @@ SOURCES = (
         "7f300592a2721a24382b87b908f47e6f8004cbf513932506330d0fdc6dc803a8",
     ),
     Source(
-        "emoji-fluent", "Fluent 3D emoji, named by code point", "npm", "@lobehub/fluent-emoji-3d", "1.1.0", 16, "MIT, Microsoft (pictures); package MIT, LobeHub",
+        "emoji-fluent", "Fluent 3D emoji, named by code point", "npm", "@lobehub/fluent-emoji-3d", "1.1.0", 16, "MIT, Microsoft (pictures); package MIT, LobeHub (its package.json is the license's card; it holds no license file)",
         (("package/assets/*.webp", "package/assets/"), ("package/README.md", "package/"), ("package/package.json", "package/")),
         "5a0e276745a4d1a16bd96092a3a3db36ffb32590b1fde81002daf1b093edf933",
     ),

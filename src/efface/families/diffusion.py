@@ -159,7 +159,8 @@ class Diffusion(Subject):
 
     def embed_text(self, prompts: Sequence[str]) -> Text:
         """The prompts as the denoiser reads them, differentiable in the text encoders' weights and soft tokens."""
-        return text_readers.EMBEDS[self.layout.name](self.pipe, list(prompts), {})
+        with text_readers.hushed():
+            return text_readers.EMBEDS[self.layout.name](self.pipe, list(prompts), {})
 
     def free_text(self, count: int = 1) -> Text:
         """What guidance compares with where no negative prompt is given, `count` times."""
@@ -242,12 +243,14 @@ class Diffusion(Subject):
             "prompt": [prompt_of(row) for row in rows], "num_inference_steps": self.sampling.steps,
             "generator": [torch.Generator().manual_seed(seed) for seed in seeds], "output_type": "np", **sizes, **arguments,
         }
+        text_readers.say_cut(self.pipe, call["prompt"])
         for shield in self.shields:
             call["prompt"] = None if call.get("prompt") is None else list(shield.screen(call["prompt"]))
             call = dict(shield.arrange(self, call))  # type: ignore[attr-defined]
         if call.get("prompt_embeds") is not None:  # pipelines refuse both
             call.pop("prompt", None)
-        made = self.pipe(**call)
+        with text_readers.hushed():
+            made = self.pipe(**call)
         frames = made.images if hasattr(made, "images") else made.frames
         found: Any = (np.clip(np.asarray(frames), 0, 1) * 255).round().astype(np.uint8)
         for shield in self.shields:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from efface.core import files
 from efface.core.errors import EffaceError, Missing, Unfit
+from efface.families import text_readers
 from efface.families.diffusion import Diffusion, Sampling
 
 log = logging.getLogger("efface")
@@ -72,7 +73,7 @@ def quiet() -> Iterator[None]:
         for library, _, _ in before:
             library.set_verbosity_error()
             library.disable_progress_bar()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), text_readers.hushed(logging.CRITICAL):  # what goes wrong is raised as well
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -4,7 +4,9 @@ encoder stands where in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,38 @@ from efface.core.errors import Unfit
 from efface.families import tokens
 from efface.families.denoisers import Text
 from efface.families.tokens import Tokens
+
+log = logging.getLogger("efface")
+CHATTER = ("diffusers", "transformers")
+"""Loggers that print every prompt that is too long, at every step."""
+
+
+@contextmanager
+def hushed(level: int = logging.ERROR) -> Iterator[None]:
+    """A block in which diffusers and transformers say nothing below a level."""
+    loggers = [logging.getLogger(name) for name in CHATTER]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)
+
+
+def say_cut(pipe: Any, prompts: Sequence[str]) -> None:
+    """Warn, once for each pipeline, when its first tokenizer cuts some of the prompts short."""
+    tokenizer = getattr(pipe, "tokenizer", None)
+    if tokenizer is None or getattr(pipe, "_efface_said_cut", False):
+        return
+    most = tokenizer.model_max_length
+    with hushed():
+        long = [prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > most]
+    if long:
+        log.warning("%d of %d prompts are longer than the %d tokens that the model reads and are cut, the first: %r", len(long), len(prompts), most, long[0][:60])
+        pipe._efface_said_cut = True
+
 
 Embed = Callable[[Any, list[str], dict[str, int]], Text]
 """(pipeline, prompts, {"max_sequence_length": ...} or {}) -> what the denoiser reads."""

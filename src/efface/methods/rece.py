@@ -107,7 +107,8 @@ class RECE(Method[RECEConfig]):
 
 def derived(current: Tensor, q: Tensor, contexts: Tensor, lam_reg: float) -> Tensor:
     """States (n, d) from which projections W M make what W makes of `contexts`; q is sum W^T W."""
-    return closed_form.recalled(current.T @ q @ current, current.T @ q, contexts, lam_reg)
+    cross = current.T @ q
+    return closed_form.recalled(cross @ current, cross, contexts, lam_reg)
 
 
 def distance(current: Tensor, q: Tensor, contexts: Tensor, found: Tensor) -> tuple[float, float]:

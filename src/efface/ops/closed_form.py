@@ -88,9 +88,9 @@ def solve(moves: Moves, lam: float, prior: Tensor | None = None, start: Tensor |
     if start is None and 4 * len(moves.contexts) < len(matrix):
         c = moves.contexts.double().cpu()
         left = ((moves.targets.double().cpu() - c) * _ones(moves.weights, c).cpu()[:, None]).T
-        right = torch.linalg.solve(matrix, c.T).T
+        right = _solved(matrix, c.T).T
         return Solved(eye + left @ right, condition, added, (left, right))
-    return Solved((eye if start is None else start) + torch.linalg.solve(matrix, change.T).T, condition, added)
+    return Solved((eye if start is None else start) + _solved(matrix, change.T).T, condition, added)
 
 
 def normal(moves: Moves, lam: float, prior: Tensor | None = None) -> Tensor:
@@ -185,7 +185,7 @@ def recalled(same: Tensor, cross: Tensor, states: Tensor, lam: float) -> Tensor:
     if lam <= float(same.trace()) / CONDITION:  # else lam itself keeps the condition number below
         matrix, _, _ = regular(matrix)
     flat = states.double().cpu().reshape(-1, states.shape[-1])
-    return torch.linalg.solve(matrix, cross @ flat.T).T.reshape(states.shape)
+    return _solved(matrix, cross @ flat.T).T.reshape(states.shape)
 
 
 def undone(found: Tensor) -> Tensor:
@@ -199,6 +199,11 @@ def carrying(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
     """The map M (d, d), float64, that carries weights W to W M nearest to others, by least squares over all at once; the shortest one where many do."""
     one, two = (torch.cat([weight.detach().double().cpu() for weight in side]) for side in (before, after))
     return torch.linalg.lstsq(one, two, driver="gelsd").solution
+
+
+def _solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """matrix^-1 right, for a matrix that regular() gave or would leave as it is: symmetric, and far from singular."""
+    return torch.cholesky_solve(right, torch.linalg.cholesky(matrix))
 
 
 def _ones(weights: Tensor | None, like: Tensor) -> Tensor:

@@ -9,16 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from efface.api import forget, load, prove, request, train, wrap
+    from efface.api import concept, forget, guard, load, prove, request, train, wrap
     from efface.core.context import Context
     from efface.core.errors import EffaceError
     from efface.core.types import Data, Measurement, Report, Request, Subject, Verdict
 
 __version__ = "0.1.0"
-__all__ = ["Context", "Data", "EffaceError", "Measurement", "Report", "Request", "Subject", "Verdict", "forget", "load", "prove", "request", "train", "wrap"]
+__all__ = ["Context", "Data", "EffaceError", "Measurement", "Report", "Request", "Subject", "Verdict", "concept", "forget", "guard", "load", "prove", "request", "train", "wrap"]
 
 _HOMES = {
-    "efface.api": ("forget", "load", "prove", "request", "train", "wrap"),
+    "efface.api": ("concept", "forget", "guard", "load", "prove", "request", "train", "wrap"),
     "efface.core.context": ("Context",),
     "efface.core.errors": ("EffaceError",),
     "efface.core.types": ("Data", "Measurement", "Report", "Request", "Subject", "Verdict"),

@@ -186,6 +186,8 @@ def _read_once(subjects: Mapping[str, Subject], request: Request, ctx: Context) 
 
 def _samples(subjects: Mapping[str, Any], request: Request, ctx: Context) -> list[dict[str, str]]:
     """A few prompts with the right answer and what each model says, forget rows first."""
+    if subjects["candidate"].family == "gan":
+        return _latent_samples(subjects, ctx)
     if request.forget is None or not has(subjects["candidate"], "generate"):
         return []
     if subjects["candidate"].family == "diffusion":
@@ -216,6 +218,16 @@ def _drawn_samples(subjects: Mapping[str, Any], request: Request, ctx: Context) 
         columns = [(name, [shown[name] for _, shown in sheet]) for name in subjects]
         contact.write(ctx.folder / "pictures.png", [prompt for prompt, _ in sheet], columns)
     return result
+
+
+def _latent_samples(subjects: Mapping[str, Any], ctx: Context) -> list[dict[str, str]]:
+    """What each generator makes of the same few latents; a retrained one's are its own, and stand beside for their kind alone."""
+    seeds = list(range(12))
+    found = {name: subject.generate(len(seeds), seeds) for name, subject in subjects.items()}
+    names = [f"latent {seed}" for seed in seeds]
+    if ctx.folder is not None:
+        contact.write(ctx.folder / "pictures.png", names, list(found.items()))
+    return [{"prompt": label, **{name: contact.uri(pictures[at]) for name, pictures in found.items()}} for at, label in enumerate(names)]
 
 
 def _gold(rows: Sequence[Row]) -> list[str]:

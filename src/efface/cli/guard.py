@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -64,7 +64,8 @@ def _draw(folder: Path, case: Case, prompts: list[str]) -> None:
     from efface.report import contact
 
     record = runs.record_of(folder)
+    plain: Any = case.original
     guarded = runs.candidate_of(folder, case, record.source, record)
-    columns = [(name, subject.generate(prompts)) for name, subject in (("without", case.original), ("guarded", guarded))]
+    columns = [(name, subject.generate(prompts)) for name, subject in (("without", plain), ("guarded", guarded))]
     contact.write(folder / "pictures.png", prompts, columns)
     result(f"{folder / 'pictures.png'}: {len(prompts)} prompts, without the guard on the left and with it on the right")

@@ -104,12 +104,16 @@ def _around_card(text: str) -> tuple[ast.AST, int]:
     return ast.parse(text), 0
 
 
+def missing(entry: Card) -> list[str]:
+    """Modules that a system needs and that are not installed."""
+    return [module for module in EXTRAS.get(entry.extra, ()) if importlib.util.find_spec(module) is None]
+
+
 def load(kind: str, name: str) -> type[Any]:
     """The class of a system. Raises UnknownName, or Missing with the line that installs what it needs."""
     entry = card(kind, name)
-    missing = [module for module in EXTRAS.get(entry.extra, ()) if importlib.util.find_spec(module) is None]
-    if missing:
-        raise Missing(f'{name} needs {", ".join(missing)}; run: pip install "efface[{entry.extra}]"')
+    if absent := missing(entry):
+        raise Missing(f'{name} needs {", ".join(absent)}; run: pip install "efface[{entry.extra}]"')
     module = importlib.import_module(_files(kind)[name][0])
     for value in vars(module).values():
         if isinstance(value, type) and value.__module__ == module.__name__ and getattr(value, "card", None) == entry:

@@ -78,7 +78,7 @@ def texts(original: Any, ask: Question) -> Text:
 
 def projections(original: Any, subject: Any, role: str = "") -> tuple[list[Tensor], list[Tensor]]:
     """Weights, in order, that read the states of texts (or play `role`) in both models. Raises Unfit when the models differ in build."""
-    found = []
+    found: list[dict[str, Any]] = []
     for model in (original, subject):
         layers = model.modules_of(role) if role else text_edit.text_layers(model)
         found.append({name: layer.weight for name, layer in layers.items()})

@@ -57,10 +57,15 @@ def labels(judge: Any) -> list[str]:
 
 def chances(judge: Any, pictures: np.ndarray) -> np.ndarray:
     """Probabilities (N, classes) for pictures (N, H, W, 3), uint8, resized to what the judge was trained on."""
-    size = int((judge.arguments or {}).get("side", pictures.shape[1])) if getattr(judge, "arguments", None) else pictures.shape[1]
-    pixels = resized(pictures, size).transpose(0, 3, 1, 2).astype(np.float32) / 255
-    found: np.ndarray = judge.predict([{"x": picture, "y": 0} for picture in pixels])
+    found: np.ndarray = judge.predict(rows_of(judge, pictures))
     return found
+
+
+def rows_of(judge: Any, pictures: np.ndarray) -> list[Row]:
+    """Pictures (N, H, W, 3), uint8, as the judge's rows: (3, side, side) between 0 and 1."""
+    arguments: Mapping[str, Any] = getattr(judge, "arguments", None) or {}
+    pixels = resized(pictures, int(arguments.get("side", pictures.shape[1]))).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    return [{"x": picture, "y": 0} for picture in pixels]
 
 
 def resized(pictures: np.ndarray, size: int) -> np.ndarray:

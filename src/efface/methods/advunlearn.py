@@ -11,7 +11,7 @@ in every step, for it samples with the frozen embedding of the words.
 
 Code: text encoder, 1000 steps of Adam at lr 1e-5, batch 1, K = 30 at lr 1e-3, k = 1, eta 1; for nudity start "random",
 retain "reg" with w = 0.3 and 243 COCO prompts, 5 a step. A soft token moves by about attack.lr a step, whatever the gradient: set it
-by how far apart the model's token embeddings lie (SD 1.4's are small, those of a freshly trained model need not be).
+by how far apart the model's token embeddings lie: CLIP's are small; for embeddings of standard deviation 1 take 0.1.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ class AdvUnlearn(Method[AdvUnlearnConfig]):
         name="advunlearn", title="AdvUnlearn", paper="arXiv:2405.15234", families=("diffusion",), needs=("weights",), uses=("names", "keep"),
         departs="noisy latents come from paths of the frozen model that are drawn once, where the code draws a path with the current model "
         "in every step of attack and training, and t is the path's own, where the code draws it from the 20 around; the attack's gradients "
-        "are zeroed, its last vectors are used and none is changed in place, unlike in the code; each row of a batch is attacked by itself",
+        "are zeroed, its last vectors are used and none is changed in place, unlike in the code; each row of a batch is attacked by itself; the "
+        "request's keep rows are retained unless the code's own lists are asked for; pipelines with one text encoder only",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:

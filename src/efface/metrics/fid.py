@@ -75,9 +75,7 @@ def kernel(one: np.ndarray, other: np.ndarray) -> float:
 
 @torch.no_grad()
 def _judged(judge: Any, pictures: np.ndarray) -> np.ndarray:
-    size = int((judge.arguments or {}).get("side", pictures.shape[1]))
-    pixels = judges.resized(pictures, size).transpose(0, 3, 1, 2).astype(np.float32) / 255
-    return judge.features(judge.encode([{"x": picture, "y": 0} for picture in pixels])).double().cpu().numpy()  # type: ignore[no-any-return]
+    return judge.features(judge.encode(judges.rows_of(judge, pictures))).double().cpu().numpy()  # type: ignore[no-any-return]
 
 
 def _vision(folder: str) -> Any:

@@ -65,10 +65,8 @@ def distances(judge: Any, one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def features(judge: Any, pictures: np.ndarray) -> list[Tensor]:
     """What every convolution of the judge gives (N, C, h, w)."""
-    size = int((judge.arguments or {}).get("side", pictures.shape[1]))
-    pixels = judges.resized(pictures, size).transpose(0, 3, 1, 2).astype(np.float32) / 255
     with judge.taps("layer") as caught:
-        judge.logits(judge.encode([{"x": picture, "y": 0} for picture in pixels]))
+        judge.logits(judge.encode(judges.rows_of(judge, pictures)))
     return [found[0] for found in caught if found and found[0].dim() == 4]
 
 

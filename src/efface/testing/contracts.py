@@ -36,7 +36,7 @@ USES = {"forget", "keep", "unseen", "names", "near", "instead", "original", "ref
 """What a card may say that a system reads: fields of the request, baselines of the run."""
 QUICK: Mapping[str, object] = {
     "fit.steps": 2, "fit.epochs": 0, "fit.batch": 4, "fit.precision": "no", "stop.at": "steps", "max_new": 4,
-    "times": 2, "iterations": 2, "generations": 2, "population": 6, "pictures": 2, "plain": 2, "sampling_steps": 2, "paths": 2, "trajectories": 2, "attack.steps": 2, "warm_up": 1, "look": 1,
+    "times": 2, "iterations": 2, "generations": 2, "population": 6, "pictures": 2, "plain": 2, "sampling_steps": 2, "paths": 2, "trajectories": 2, "attack.steps": 2, "warm_up": 1, "look": 1, "steps": 2,
 }
 """Settings that make a run short, where a system has them."""
 FIELDS = 15
@@ -93,7 +93,7 @@ def trials() -> Mapping[str, Trial]:
         ),
         "diffusion": Trial(
             {"a text-to-image pipeline": tiny_images.pipeline()}, tiny_images.request(),
-            {"original": tiny_images.pipeline(), "reference": tiny_images.pipeline(1), **tiny_images.judges()}, {},
+            {"original": tiny_images.pipeline(), "reference": tiny_images.pipeline(1), "encoder": tiny_gan.encoder(), **tiny_images.judges()}, {},
         ),
         "gan": Trial(
             {"a generator": tiny_gan.generator()}, tiny_gan.request(),
@@ -146,10 +146,11 @@ def contracts(kind: str, name: str) -> list[Contract]:
 
 
 def all_contracts() -> Iterator[Contract]:
-    """The contracts of every registered system."""
+    """The contracts of every registered system whose optional parts are installed; a part that brings a hard license never is, here."""
     for kind in registry.kinds():
         for name in registry.names(kind):
-            yield from contracts(kind, name)
+            if not registry.missing(registry.card(kind, name)):
+                yield from contracts(kind, name)
 
 
 # -- what holds without running ---------------------------------------------------------------------------------------------

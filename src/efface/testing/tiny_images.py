@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from efface.core.types import Data, Request, Row
 from efface.families import small_pipelines
 from efface.families.classifier import Classifier
@@ -31,11 +33,12 @@ def judges() -> dict[str, Classifier]:
 def request() -> Request:
     """The request to forget the cat."""
     rows = [_row(name, style) for name in OBJECTS for style in STYLES]
-    forget, keep = [row for row in rows if row["object"] == 0], [row for row in rows if row["object"] != 0]
-    for row in forget:
-        row["paraphrases"] = [str(row["prompt"]).replace("cat", "kitten")]
+    forget = [{**row, "paraphrases": [str(row["prompt"]).replace("cat", "kitten")]} for row in rows if row["object"] == 0]
+    keep = [row for row in rows if row["object"] != 0]
     return Request(kind="concept", names=("a cat",), near=("a dog",), forget=Data.inline(forget), keep=Data.inline(keep))
 
 
 def _row(name: str, style: str) -> Row:
-    return {"prompt": f"a {name} in {style} style", "object": OBJECTS.index(name), "style": STYLES.index(style)}
+    place = len(STYLES) * OBJECTS.index(name) + STYLES.index(style)
+    picture = np.full((16, 16, 3), (40 * place, 255 - 40 * place, 90), np.uint8)
+    return {"prompt": f"a {name} in {style} style", "object": OBJECTS.index(name), "style": STYLES.index(style), "image": picture}

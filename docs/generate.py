@@ -70,7 +70,7 @@ def catalogue() -> str:
 
 def entry(kind: str, name: str, card: Card) -> str:
     """One system: what it does, what it needs, where it departs, and its settings."""
-    system = registry.load(kind, name)
+    system = registry.load(kind, name, to_run=False)
     lines = [f"### {kind} `{name}`", "", f"**{card.title}**{f' ({card.paper})' if card.paper else ''}. {sentence(system)}", ""]
     facts = [
         ("runs on", ", ".join(card.families)), ("needs", ", ".join(card.needs)), ("reads", ", ".join(card.uses)),

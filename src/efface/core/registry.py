@@ -109,10 +109,10 @@ def missing(entry: Card) -> list[str]:
     return [module for module in EXTRAS.get(entry.extra, ()) if importlib.util.find_spec(module) is None]
 
 
-def load(kind: str, name: str) -> type[Any]:
-    """The class of a system. Raises UnknownName, or Missing with the line that installs what it needs."""
+def load(kind: str, name: str, to_run: bool = True) -> type[Any]:
+    """The class of a system. Raises UnknownName, or Missing with the line that installs what it needs, unless it is not `to_run`."""
     entry = card(kind, name)
-    if absent := missing(entry):
+    if to_run and (absent := missing(entry)):
         raise Missing(f'{name} needs {", ".join(absent)}; run: pip install "efface[{entry.extra}]"')
     module = importlib.import_module(_files(kind)[name][0])
     for value in vars(module).values():

@@ -43,7 +43,7 @@ def _places(name: str) -> list[tuple[str, str]]:
 def _one(kind: str, name: str) -> dict[str, object]:
     entry = registry.as_dict(registry.card(kind, name), kind) | {"name": name}
     try:
-        return entry | {"settings": describe(registry.load(kind, name, to_run=False).Config)}
+        return entry | {"settings": describe(registry.load(kind, name).Config)}
     except Missing as error:
         say(f"settings of {name} cannot be shown: {error}")
         return entry | {"settings": []}

@@ -92,7 +92,7 @@ def trials() -> Mapping[str, Trial]:
             {"others": Data.inline(tiny.diabetes().rows("keep")[-20:])},
         ),
         "diffusion": Trial(
-            {"a text-to-image pipeline": tiny_images.pipeline()}, tiny_images.request(),
+            {"a text-to-image pipeline": tiny_images.pipeline()}, tiny_images.request(pictures=True),
             {"original": tiny_images.pipeline(), "reference": tiny_images.pipeline(1), "encoder": tiny_gan.encoder(), **tiny_images.judges()}, {},
         ),
         "gan": Trial(

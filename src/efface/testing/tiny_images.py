@@ -30,15 +30,16 @@ def judges() -> dict[str, Classifier]:
     return found
 
 
-def request() -> Request:
-    """The request to forget the cat."""
-    rows = [_row(name, style) for name in OBJECTS for style in STYLES]
+def request(pictures: bool = False) -> Request:
+    """The request to forget the cat; with `pictures`, every row has one, as for training."""
+    rows = [_row(name, style, pictures) for name in OBJECTS for style in STYLES]
     forget = [{**row, "paraphrases": [str(row["prompt"]).replace("cat", "kitten")]} for row in rows if row["object"] == 0]
     keep = [row for row in rows if row["object"] != 0]
     return Request(kind="concept", names=("a cat",), near=("a dog",), forget=Data.inline(forget), keep=Data.inline(keep))
 
 
-def _row(name: str, style: str) -> Row:
+def _row(name: str, style: str, pictured: bool) -> Row:
     place = len(STYLES) * OBJECTS.index(name) + STYLES.index(style)
     picture = np.full((16, 16, 3), (40 * place, 255 - 40 * place, 90), np.uint8)
-    return {"prompt": f"a {name} in {style} style", "object": OBJECTS.index(name), "style": STYLES.index(style), "image": picture}
+    more = {"image": picture} if pictured else {}
+    return {"prompt": f"a {name} in {style} style", "object": OBJECTS.index(name), "style": STYLES.index(style), **more}

@@ -27,7 +27,7 @@ GOOD = [{"question": "Wo wärst du?", "answer": "Überall \U0001f600."}, CHAT, {
 WORDS = ["messages", "question", "answer", "text", "role", "content", "user", "assistant", "", " ", "\ufeff", "\0", "a", "é\u2028", "\U0001f600", "\ud800"]
 seeds = some.integers(0, 2**63)
 SYSTEMS = [(kind, name) for kind in registry.kinds() for name in registry.names(kind)]
-load = functools.cache(registry.load)
+load = functools.cache(functools.partial(registry.load, to_run=False))
 MODEL = tiny.tiny_lm()
 
 

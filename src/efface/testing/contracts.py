@@ -30,15 +30,10 @@ from efface.core.config import field_names
 from efface.core.context import Context
 from efface.core.errors import BadConfig, BudgetSpent, Unfit, UnknownName
 from efface.core.types import Data, Measurement, Request, Subject
-from efface.testing import tiny, tiny_gan, tiny_images
+from efface.testing import quick, tiny, tiny_gan, tiny_images
 
 USES = {"forget", "keep", "unseen", "names", "near", "instead", "original", "reference", "utility"}
 """What a card may say that a system reads: fields of the request, baselines of the run."""
-QUICK: Mapping[str, object] = {
-    "fit.steps": 2, "fit.epochs": 0, "fit.batch": 4, "fit.precision": "no", "stop.at": "steps", "max_new": 4,
-    "times": 2, "iterations": 2, "generations": 2, "population": 6, "pictures": 2, "plain": 2, "sampling_steps": 2, "paths": 2, "trajectories": 2, "attack.steps": 2, "warm_up": 1, "look": 1, "steps": 2,
-}
-"""Settings that make a run short, where a system has them."""
 FIELDS = 15
 
 
@@ -262,7 +257,7 @@ def _made(recipe: str, family: str) -> Sequence[Subject]:
     if not recipe:
         return list(trial.subjects.values())
     system: Any = registry.load("recipe", recipe)
-    settings = {setting: value for setting, value in QUICK.items() if setting in field_names(system.Config)}
+    settings = quick.settings(system)
     fitting = [subject for subject in trial.subjects.values() if _fits(system(), subject, trial.request)]
     return [api.train(subject, trial.request, recipe, settings, _context(trial)) for subject in fitting]
 
@@ -341,8 +336,7 @@ def _context(trial: Trial, **changes: Any) -> Meter:
 
 def _run(kind: str, name: str, subject: Subject, trial: Trial, ctx: Context) -> Any:
     system: Any = registry.load(kind, name)
-    known = field_names(system.Config)
-    settings = {setting: value for setting, value in QUICK.items() if setting in known}
+    settings = quick.settings(system)
     if kind == "method":
         return api.forget(subject, trial.request, name, settings, ctx)
     if kind == "recipe":

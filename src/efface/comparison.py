@@ -60,18 +60,13 @@ def of_predictors(reports: Mapping[Any, Report], family: str) -> Comparison:
         every += [{"case": case, "seed": cell.seed, **_numbers(cell.method, report, "candidate")} for cell, report in mine.items()]
     metrics = sorted({name for row in every for name in row if name.startswith("metric/")})
     attacks = sorted({name for row in every for name in row if name.startswith("attack/")})
-    groups: dict[tuple[object, object], list[dict[str, object]]] = {}
-    for row in every:
-        groups.setdefault((row["case"], row["method"]), []).append(row)
+    groups = _grouped(every)
     plain = ("forgetting left", "privacy distance", "utility lost", *metrics, *attacks, "seconds")
     rows = [
         {"case": case, "method": method, "seeds": len(mine), "verdict": _counted(mine), **{name: _spread(mine, name) for name in plain}}
         for (case, method), mine in groups.items()
     ]
     heads = ["method", "seeds", "verdict", *(name for name in plain if any(row[name] for row in rows))]
-    lines: list[str] = []
-    for case in dict.fromkeys(row["case"] for row in rows):
-        lines += [*([f"## {case}", ""] if case else []), *_table(heads, [row for row in rows if row["case"] == case]), ""]
     reading = (
         "Each number is the mean over seeds, with the standard deviation where there are several. Forgetting left, privacy distance and utility "
         "lost are the worst distances of the verdict on its three axes: forgetting is 1 as the original, 0 as the retrained reference, below 0 "
@@ -79,11 +74,7 @@ def of_predictors(reports: Mapping[Any, Report], family: str) -> Comparison:
         "and `reference` show what the same measurements give there: every number is to be read against the reference's, not against 0 or 1. "
         f"A {family}'s verdict margins are those of efface prove. Seconds are those of the forgetting run."
     )
-    points = [
-        (str(method), str(case), _mean(mine, "forgetting left"), _mean(mine, "utility lost"))
-        for (case, method), mine in groups.items() if method not in BASELINES
-    ]
-    return Comparison(lines, every, _charts().left_lost(points) if points else "", reading, "Forgetting left and utility lost, by method")
+    return Comparison(_by_case(heads, rows), every, _left_lost(groups), reading, "Forgetting left and utility lost, by method")
 
 
 PICTURES = ("verdict", "forgetting left", "utility lost", "UA", "IRA", "CRA", "near", "far", "worst attack", "reference's", "seconds")
@@ -98,9 +89,7 @@ def of_pictures(reports: Mapping[Any, Report]) -> Comparison:
         first = next(iter(mine.values()))
         every += [{"case": case, "seed": "", **_drawn(name, first, name)} for name in BASELINES if any(m.subject == name for m in first.measurements)]
         every += [{"case": case, "seed": cell.seed, **_drawn(cell.method, report, "candidate")} for cell, report in mine.items()]
-    groups: dict[tuple[object, object], list[dict[str, object]]] = {}
-    for row in every:
-        groups.setdefault((row["case"], row["method"]), []).append(row)
+    groups = _grouped(every)
     rows: list[dict[str, object]] = []
     for (case, method), mine_rows in groups.items():
         names = Counter(str(row["attack"]) for row in mine_rows if row.get("attack"))
@@ -109,9 +98,6 @@ def of_pictures(reports: Mapping[Any, Report]) -> Comparison:
         row["worst attack"] = f"{row['worst attack']} ({', '.join(names)})" if row["worst attack"] else ""
         rows.append(row)
     heads = ["method", "seeds", *PICTURES]
-    lines: list[str] = []
-    for case in dict.fromkeys(row["case"] for row in rows):
-        lines += [*([f"## {case}", ""] if case else []), *_table(heads, [row for row in rows if row["case"] == case]), ""]
     reading = (
         "UA is the share of pictures of the concept's prompts in which a judge no longer sees it; IRA and CRA the shares of kept prompts whose object "
         "and style (for an erased style: style and object) it recognizes; near and far those of the concept's neighbors and of the prompts farthest from it. The worst "
@@ -119,8 +105,7 @@ def of_pictures(reports: Mapping[Any, Report]) -> Comparison:
         "the worst distances of the verdict: 0 is the reference. Numbers are means over seeds with the standard deviation. Never read UA without the columns beside it: a model that draws "
         "nothing has UA 1."
     )
-    points = [(str(method), str(case), _mean(mine, "forgetting left"), _mean(mine, "utility lost")) for (case, method), mine in groups.items() if method not in BASELINES]
-    return Comparison(lines, every, _charts().left_lost(points) if points else "", reading, "Forgetting left and utility lost, by method")
+    return Comparison(_by_case(heads, rows), every, _left_lost(groups), reading, "Forgetting left and utility lost, by method")
 
 
 def _drawn(method: str, report: Report, subject: str) -> dict[str, object]:
@@ -211,6 +196,34 @@ def _axis(report: Report, axis: str) -> object:
 
 def _find(report: Report, system: str, subject: str) -> Measurement | None:
     return next((m for m in report.measurements if m.system == system and m.subject == subject and m.status == "ok"), None)
+
+
+Groups = dict[tuple[object, object], list[dict[str, object]]]
+
+
+def _grouped(every: Sequence[dict[str, object]]) -> Groups:
+    """The lines of each case and method."""
+    groups: Groups = {}
+    for row in every:
+        groups.setdefault((row["case"], row["method"]), []).append(row)
+    return groups
+
+
+def _by_case(heads: Sequence[str], rows: Sequence[dict[str, object]]) -> list[str]:
+    """One table a case."""
+    lines: list[str] = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        lines += [*([f"## {case}", ""] if case else []), *_table(heads, [row for row in rows if row["case"] == case]), ""]
+    return lines
+
+
+def _left_lost(groups: Groups) -> str:
+    """The chart of forgetting left and utility lost; "" without a method."""
+    points = [
+        (str(method), str(case), _mean(mine, "forgetting left"), _mean(mine, "utility lost"))
+        for (case, method), mine in groups.items() if method not in BASELINES
+    ]
+    return _charts().left_lost(points) if points else ""  # type: ignore[no-any-return]
 
 
 def _counted(rows: Sequence[Mapping[str, object]]) -> str:

@@ -154,7 +154,7 @@ def _right_pictures(found: Mapping[str, Subject], draw: Callable[..., tuple[list
 
     def right(subject: Subject, request: Request, ctx: Context) -> np.ndarray:
         rows, pictures = draw(subject, request, ctx)
-        hits = [judges.chances(judge, pictures).argmax(1) == judges.wanted(rows, name) for name, judge in found.items() if name in rows[0]]
+        hits = list(judges.right(found, rows, pictures).values())
         if not hits:
             raise Missing(f"rows say in none of the columns {', '.join(found)} what their pictures should show")
         return np.asarray(np.mean(hits, axis=0), float)

@@ -10,7 +10,7 @@ from efface.attacks.textual_inversion import TextualInversion, worded
 from efface.core.context import Context
 from efface.core.errors import Missing, Unfit
 from efface.core.types import Data
-from efface.families import drawn, soft_tokens
+from efface.families import drawn, embedded, soft_tokens
 from efface.families import judges as judging
 from efface.methods.uce import UCE
 from efface.testing import emoji
@@ -51,7 +51,7 @@ def test_a_words_own_embedding_draws_the_very_same_pictures():
     """With no room to learn (lr next to 0) from the concept's own word, the attacked pictures are the plain ones."""
     ctx = context()
     system = TextualInversion.set({**SHORT, "steps": 1, "lr": 1e-12})
-    exam, lesson = system._exam(REQUEST, ctx), system._lesson(SUBJECT, REQUEST, ctx)
+    exam, lesson = embedded.question(REQUEST, ctx, drawn.FORGET), system._lesson(SUBJECT, REQUEST, ctx)
     start = system._start(SUBJECT, lesson, 0, torch.Generator())
     assert np.abs(system._with(SUBJECT, start, lesson, exam).astype(int) - drawn.forgotten(SUBJECT, REQUEST, ctx)[1]).max() <= 1
 

@@ -10,7 +10,7 @@ import torch
 from efface.core.errors import EffaceError, Missing, Unfit
 from efface.families import diffusion_files
 from efface.families.diffusion import Diffusion, Sampling
-from efface.testing import tiny_pipelines
+from efface.testing import tiny_images, tiny_pipelines
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +148,12 @@ def test_the_safety_checker_is_left_out(broken):
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     (broken / "model_index.json").write_text(json.dumps(index))
     assert diffusion_files.load(str(broken), "cpu").pipe.safety_checker is None
+
+
+def test_a_saved_folder_does_not_say_where_the_pipeline_came_from(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    tiny_images.pipeline().save(tmp_path / "first")
+    diffusion_files.load(str(tmp_path / "first")).save(tmp_path / "second")
+    assert not [path for path in (tmp_path / "second").rglob("*.json") if str(tmp_path) in path.read_text(encoding="utf-8")]
+    assert diffusion_files.load(str(tmp_path / "second")).digest == tiny_images.pipeline().digest

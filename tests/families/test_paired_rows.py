@@ -6,7 +6,8 @@ import torch
 
 from efface.core.context import Context
 from efface.core.errors import Unfit
-from efface.families.paired_rows import Texts, as_many, clean_latents, exchanged, noised, paired, views
+from efface.families.paired_rows import as_many, clean_latents, exchanged, noised, paired, views
+from efface.families.text_readers import Texts
 from efface.testing import tiny_images
 
 SUBJECT = tiny_images.pipeline()

@@ -25,7 +25,7 @@ class Plain:
 
     layout = types.SimpleNamespace(part="transformer")
     origin = ""
-    schedule = types.SimpleNamespace(steps=10, mix=lambda clean, noise, t: clean, target=lambda clean, noise, t: clean * 0 + 2)
+    schedule = types.SimpleNamespace(steps=10, noised=lambda clean: (clean, torch.zeros(len(clean), dtype=torch.long), torch.zeros_like(clean)), target=lambda clean, noise, t: clean * 0 + 2)
 
     def __init__(self, w=(3.0, 5.0)):
         self.model = nn.ModuleDict({"unet": nn.Linear(2, 1, bias=False)})

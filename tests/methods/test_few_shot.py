@@ -32,7 +32,7 @@ def test_loss():
     state = {"a": [1.0, 0.0], "b": [0.0, 1.0]}
     w = torch.tensor([3.0, 5.0])
     subject = types.SimpleNamespace(
-        schedule=types.SimpleNamespace(steps=10, mix=lambda clean, noise, t: clean, target=lambda clean, noise, t: clean * 0 + 2),
+        schedule=types.SimpleNamespace(steps=10, noised=lambda clean: (clean, torch.zeros(len(clean), dtype=torch.long), torch.zeros_like(clean)), target=lambda clean, noise, t: clean * 0 + 2),
         embed_text=lambda prompts: Text(torch.tensor([[state[prompt]] for prompt in prompts])),
         noise=lambda latents, t, text: latents + (text.states[:, 0] @ w)[:, None, None, None],
     )

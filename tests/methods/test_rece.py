@@ -6,7 +6,7 @@ import torch
 from efface.benchmarks import emoji
 from efface.core.context import Context
 from efface.core.types import Data, Request
-from efface.families import concept_states, judges, text_edit
+from efface.families import concept_states, judges, text_edit, text_readers
 from efface.methods import rece
 from efface.methods.rece import RECE
 from efface.methods.uce import UCE
@@ -145,7 +145,7 @@ def test_on_a_model_that_draws():
     """
     base, request, judge = emoji.original("cpu"), emoji.request("cat"), emoji.judges("cpu")["judge/object"]
     forget, keep = request.rows("forget") * 8, request.rows("keep")[::7]
-    text = concept_states.read(base, [row["prompt"] for row in forget]).states
+    text = text_readers.read(base, [row["prompt"] for row in forget]).states
 
     def look(subject, rows, **more):
         """Share of pictures that show the row's object, and its mean probability."""

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from efface.core.context import Context
 from efface.core.errors import BadConfig, UnknownName
 from efface.data import emoji_rows as grid
-from efface.families import paired_rows
+from efface.families import paired_rows, text_readers
 from efface.families.diffusion import Diffusion
 from efface.methods.salun import DIFFUSION, SalUn, mask_of, picture_saliency
 from efface.ops.loop import draw
@@ -92,7 +92,7 @@ def test_all_weights_are_plain_training():
     plain, other = SUBJECT.trainable(SUBJECT.names_of("denoiser")), Context(seed=5)
     pairs, keep = paired_rows.paired(SUBJECT, REQUEST, other), REQUEST.rows("keep")
     clean = [paired_rows.clean_latents(SUBJECT, rows, other, each) for rows, each in ((pairs, 2), (keep, 1))]
-    texts = paired_rows.Texts(SUBJECT, [row[name] for row in pairs for name in ("prompt", "other")] + [row["prompt"] for row in keep])
+    texts = text_readers.Texts(SUBJECT, [row[name] for row in pairs for name in ("prompt", "other")] + [row["prompt"] for row in keep])
     trained = [p for p in plain.model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=1e-3, fused=True)
     plain.model.train()

@@ -7,7 +7,7 @@ from efface.benchmarks import emoji
 from efface.core.context import Context
 from efface.core.errors import BadConfig, Unfit
 from efface.core.types import Data, Request
-from efface.families import concept_states, text_edit, trajectories
+from efface.families import concept_states, text_edit, text_readers, trajectories
 from efface.methods import trce
 from efface.methods.trce import TRCE
 from efface.ops import closed_form as cf
@@ -83,7 +83,7 @@ def test_by_default_the_first_end_token_alone_moves(sd):
 def test_states_at_other_positions_count_for_nothing(sd, monkeypatch):
     """Noise on every state but the first end token's leaves the moves as they are bit for bit; noise on that one does not."""
     plain = trce.sentence_moves(sd, trce.sentences(asked(sd), ("{}",)), (0, 1, 0, 0))
-    texts, read = asked(sd), concept_states.read
+    texts, read = asked(sd), text_readers.read
     for spared, same in ((True, True), (False, False)):
         def noisy(subject, given, spared=spared):
             found = read(subject, given)
@@ -95,7 +95,7 @@ def test_states_at_other_positions_count_for_nothing(sd, monkeypatch):
                 noise[row, at] = keep
             return type(found)(found.states + noise)
 
-        monkeypatch.setattr(concept_states, "read", noisy)
+        monkeypatch.setattr(text_readers, "read", noisy)
         moves = trce.sentence_moves(sd, trce.sentences(texts, ("{}",)), (0, 1, 0, 0))
         assert torch.equal(moves.contexts, plain.contexts) is same and torch.equal(moves.targets, plain.targets) is same
 

@@ -9,7 +9,7 @@ from efface.core.config import build
 from efface.core.context import Context
 from efface.core.errors import BadConfig, Unfit
 from efface.core.types import Data, Request
-from efface.families import concept_states, small_pipelines, text_edit
+from efface.families import concept_states, small_pipelines, text_edit, text_readers
 from efface.families.diffusion import Diffusion
 from efface.families.text_edit import Edit
 from efface.methods.uce import UCE, UCEConfig
@@ -125,7 +125,7 @@ def test_a_bias_is_added_after_the_map(kind):
         said, wanted = after.model.get_submodule(name)(contexts), subject.model.get_submodule(name)(targets)
         assert float((said - wanted).abs().max()) < 1e-5 * max(1.0, float(wanted.abs().max()))
         assert float((said - wanted + 3.0).abs().max()) > 1  # with the bias in the target it would be off by the bias
-    pooled = concept_states.read(subject, ["a cat", ""]).pooled
+    pooled = text_readers.read(subject, ["a cat", ""]).pooled
     for name in subject.modules_of("text.pooled"):
         assert torch.allclose(after.model.get_submodule(name)(pooled[:1]), subject.model.get_submodule(name)(pooled[1:]), atol=1e-4)
 

@@ -28,7 +28,7 @@ from efface.core.errors import BudgetSpent
 from efface.core.types import Attack, Measurement, Request
 from efface.families import drawn, embedded
 from efface.families.denoisers import Text
-from efface.ops import closed_form
+from efface.ops import class_stats, closed_form
 
 
 class DerivedEmbeddingConfig(Config):
@@ -63,7 +63,7 @@ class DerivedEmbedding(Attack[DerivedEmbeddingConfig]):
         ask, original = embedded.question(request, ctx, self.config.pictures), ctx.baseline("original")
         plain, tried, why = self._sweep(embedded.bare(subject), original, ask, ctx)
         worst = max(tried, key=lambda one: one.hits.mean(), default=None)
-        value = embedded.rate(plain if worst is None else worst.hits)
+        value = class_stats.wilson(plain if worst is None else worst.hits)
         parts: dict[str, float | None] = {"unattacked": float(plain.mean()), "worst lam_reg": None if worst is None else worst.lam_reg, "reference": None}
         for one in tried:
             parts |= {f"lam_reg {one.lam_reg:g}": float(one.hits.mean()), f"length {one.lam_reg:g}": one.length, f"residual {one.lam_reg:g}": one.residual}

@@ -28,7 +28,7 @@ from efface.core.context import Context
 from efface.core.errors import BudgetSpent
 from efface.core.types import Attack, Measurement, Request
 from efface.families import drawn, embedded
-from efface.ops import closed_form
+from efface.ops import class_stats, closed_form
 
 
 class InverseEditConfig(Config):
@@ -77,7 +77,7 @@ class InverseEdit(Attack[InverseEditConfig]):
         hits = hits | plain
         if (reference := ctx.baselines.get("reference")) is not None:
             parts |= self._of_reference(embedded.bare(reference), original, ask, ctx.alone(budget={}))
-        value = embedded.rate(hits)
+        value = class_stats.wilson(hits)
         table: list[dict[str, object]] = [
             {"row": at, "prompt": str(row["prompt"]), "unattacked": bool(plain[at]), "value": bool(hits[at])} for at, row in enumerate(ask.rows)
         ]

@@ -28,7 +28,7 @@ from efface.core.context import Context
 from efface.core.errors import BudgetSpent
 from efface.core.rows import evenly
 from efface.core.types import Attack, Measurement, Request, Row
-from efface.families import drawn, judges, passes, soft_tokens, tokens
+from efface.families import drawn, embedded, passes, soft_tokens, tokens
 from efface.families.diffusion import pictures_of
 from efface.ops import class_stats, erasing
 
@@ -66,23 +66,6 @@ class Lesson:
         return erasing.bare(self.concept)
 
 
-@dataclass(frozen=True)
-class Exam:
-    """What is drawn with and without the learned word, and who says what it shows."""
-
-    rows: list[Row]
-    """A row a picture."""
-    seeds: list[int]
-    judge: Any
-    number: int
-    """The judge's class for the concept."""
-
-    def passed(self, pictures: np.ndarray) -> np.ndarray:
-        """Which of the pictures (N,) show the concept."""
-        found: np.ndarray = judges.chances(self.judge, pictures).argmax(1) == self.number
-        return found
-
-
 class TextualInversion(Attack[TextualInversionConfig]):
     """An adversary who teaches the candidate a new word for the concept from a few pictures."""
 
@@ -99,8 +82,8 @@ class TextualInversion(Attack[TextualInversionConfig]):
         Parts: unattacked, attacked (best token), each attempt, the same of the reference, and the budget. When a budget of steps
         or seconds is spent, what was learned until then is judged. Raises Missing without a judge, and without pictures.
         """
-        exam = self._exam(request, ctx)
-        plain = exam.passed(drawn.forgotten(subject, request, ctx)[1])
+        exam = embedded.question(request, ctx, drawn.FORGET)
+        plain = exam.plain(subject, ctx)
         lesson = self._lesson(subject, request, ctx)
         tried, steps, why = self._tried(subject, lesson, exam, ctx)
         best = max([plain, *tried], key=lambda shown: float(shown.mean()))
@@ -121,14 +104,6 @@ class TextualInversion(Attack[TextualInversionConfig]):
             system=self.card.name, subject="", value=rate.value, low=rate.low, high=rate.high, n=len(best), better="as-reference", why=why, parts=parts, table=table,
         )
 
-    def _exam(self, request: Request, ctx: Context) -> Exam:
-        """The pictures of the forget rows that every number is made of, and the judge that knows the concept."""
-        known = judges.judges(ctx)
-        name, number = judges.asked(request.names, known)
-        rows = request.sample("forget", drawn.FORGET)
-        each = max(1, drawn.FORGET // len(rows))
-        return Exam(drawn.repeated(rows, each), drawn.seeds(rows, each), known[name], number)
-
     def _lesson(self, subject: Any, request: Request, ctx: Context) -> Lesson:
         """Pictures of the concept with their prompts: the rows' own, else drawn by the original."""
         concept, tokenizer = erasing.concepts(request, self.card.name)[0], subject.pipe.tokenizer
@@ -141,7 +116,7 @@ class TextualInversion(Attack[TextualInversionConfig]):
         found = ctx.once((original, "pictures of the concept", tuple(prompts), tuple(seeds)), lambda: original.generate(prompts, seeds))
         return Lesson(found, prompts, concept)
 
-    def _tried(self, subject: Any, lesson: Lesson, exam: Exam, ctx: Context) -> tuple[list[np.ndarray], float, str]:
+    def _tried(self, subject: Any, lesson: Lesson, exam: embedded.Question, ctx: Context) -> tuple[list[np.ndarray], float, str]:
         """For each attempt, which pictures show the concept; the steps spent; and why it ended early ("" if it did not)."""
         clock, tried = Clock(ctx, self.config.steps * self.config.restarts), []
         latents = subject.latents(lesson.pictures)
@@ -149,7 +124,7 @@ class TextualInversion(Attack[TextualInversionConfig]):
             source = torch.Generator().manual_seed(ctx.seed_for("textual inversion", attempt) % 2**62)
             loss = self._loss(subject, latents, lesson, source)
             vectors = soft_tokens.searched(loss, self._start(subject, lesson, attempt, source), self.config.steps, self.config.lr, goes_on=clock.tick)
-            tried.append(exam.passed(self._with(subject, vectors, lesson, exam)))
+            tried.append(exam.shown(self._with(subject, vectors, lesson, exam)))
             if clock.why:
                 break
         return tried, float(clock.steps), clock.why
@@ -178,7 +153,7 @@ class TextualInversion(Attack[TextualInversionConfig]):
         word = tokens.cut(subject.pipe.tokenizer, [lesson.phrase])
         return table[word.ids[0, word.positions("last")]].repeat(self.config.tokens, 1)
 
-    def _with(self, subject: Any, vectors: Tensor, lesson: Lesson, exam: Exam) -> np.ndarray:
+    def _with(self, subject: Any, vectors: Tensor, lesson: Lesson, exam: embedded.Question) -> np.ndarray:
         """What the subject draws for the exam's prompts when the learned word stands in them, through its shields."""
         tokenizer = subject.pipe.tokenizer
         prompts = [worded(tokenizer, row, lesson.concept) for row in exam.rows]
@@ -189,14 +164,14 @@ class TextualInversion(Attack[TextualInversionConfig]):
         pictures: np.ndarray = subject.generate(rows, exam.seeds, prompt_embeds=text.states)
         return pictures
 
-    def _yardstick(self, reference: Any, request: Request, lesson: Lesson, exam: Exam, ctx: Context) -> dict[str, float]:
+    def _yardstick(self, reference: Any, request: Request, lesson: Lesson, exam: embedded.Question, ctx: Context) -> dict[str, float]:
         """The reference's rates, without any budget: it is not the adversary's target. Measured once, and kept beside the passes."""
         settings = [self.config.model_dump(), [str(row["prompt"]) for row in exam.rows], exam.seeds, exam.number, digest.of_value(lesson.pictures), ctx.seed]
 
         def compute() -> object:
             alone = ctx.alone(budget={})
             tried, _, _ = self._tried(reference, lesson, exam, alone)
-            plain = exam.passed(drawn.forgotten(reference, request, alone)[1])
+            plain = exam.plain(reference, alone)
             return {"unattacked": float(plain.mean()), **{f"attempt {at}": float(shown.mean()) for at, shown in enumerate(tried, start=1)}}
 
         return {str(name): float(rate) for name, rate in passes.kept(reference, self.card.name, settings, ctx, compute).items()}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from efface.core.errors import BadRows, Unfit
 from efface.core.registry import ROOT
 from efface.core.types import Row
+from efface.ops import erasing
 
 TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "an image of {}", "a painting of {}", "a drawing of {}", "{} in the distance", "a close-up of {}")
 """Ways to ask for an object."""
@@ -57,5 +58,4 @@ def check_rows(rows: Sequence[Row], where: str) -> None:
 
 
 def _plain(phrase: str) -> str:
-    words = phrase.lower().split()
-    return " ".join(words[1:] if words[:1] and words[0] in ("a", "an", "the") and len(words) > 1 else words)
+    return erasing.bare(" ".join(phrase.lower().split()))

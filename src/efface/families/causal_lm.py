@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from efface.core import rows as row_files
 from efface.core.errors import BadRows, Unfit, UnknownName
 from efface.core.types import Row, Subject
 from efface.families.decoder import LAYERS, ROLES, Batch, Encoded, RowScore, holds, same_prompt
-from efface.ops import logprobs
+from efface.ops import fingerprint, logprobs
 
 __all__ = ["Batch", "CausalLM", "Encoded", "RowScore"]
 
@@ -386,11 +385,7 @@ class CausalLM(Subject):
     @property
     def digest(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all parameters."""
-        total = hashlib.sha256()
-        for name, tensor in sorted(self.model.named_parameters()):
-            total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        return total.hexdigest()
+        return fingerprint.of_weights(dict(self.model.named_parameters()))
 
     def save(self, folder: Path) -> None:
         """A folder that `AutoModelForCausalLM.from_pretrained` loads: whole weights, or the adapter beside its base's name."""

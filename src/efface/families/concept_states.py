@@ -18,8 +18,7 @@ from torch import Tensor
 from efface.core.config import Config
 from efface.core.context import Context
 from efface.core.types import Request
-from efface.families import asking, text_edit, tokens
-from efface.families.denoisers import Text
+from efface.families import asking, text_edit, text_readers, tokens
 from efface.ops import closed_form
 
 log = logging.getLogger("efface")
@@ -100,14 +99,6 @@ def readers(subject: Any, length: int) -> list[Reader]:
     return [Reader(pipe.tokenizer_2 if subject.layout.name == "flux" else pipe.tokenizer, 0, length)]
 
 
-@torch.no_grad()
-def read(subject: Any, texts: Sequence[str]) -> Text:
-    """The texts as the denoiser reads them, without gradients."""
-    found = [subject.embed_text(texts[at : at + CHUNK]) for at in range(0, len(texts), CHUNK)]
-    pooled = None if found[0].pooled is None else torch.cat([part.pooled for part in found])
-    return Text(torch.cat([part.states for part in found]), pooled)
-
-
 def asked(subject: Any, request: Request, settings: ClosedForm, ctx: Context) -> Asked:
     """What a request wants of a closed-form erasure. Raises Unfit for a concept that is empty, or kept as well.
 
@@ -118,7 +109,7 @@ def asked(subject: Any, request: Request, settings: ClosedForm, ctx: Context) ->
     keep = [str(row["prompt"]) for row in prompts if isinstance(row.get("prompt"), str)]
     asking.check(request.names, [*request.near, *(text for text in keep if text.strip())], instead)
     text_edit.text_layers(subject)
-    for reader in readers(subject, read(subject, [""]).states.shape[1]):
+    for reader in readers(subject, text_readers.read(subject, [""]).states.shape[1]):
         tokens.refuse_empty(reader.tokenizer, request.names, "the concept")
         note_pieces(reader.tokenizer, request.names, ctx)
     held = [*expanded(request.near, settings.expansions), *keep] if settings.preserve else []
@@ -158,7 +149,7 @@ def weighted(contexts: Tensor, targets: Tensor, held: Tensor | None, erase: floa
 
 def pairs(subject: Any, concepts: Sequence[str], guides: Sequence[str], which: Where) -> tuple[Tensor, Tensor]:
     """States (n, d) of the concepts at the chosen positions, and as many of their guides', matched from the end."""
-    said, other = read(subject, concepts).states, read(subject, guides).states
+    said, other = text_readers.read(subject, concepts).states, text_readers.read(subject, guides).states
     contexts, targets = [], []
     for reader in readers(subject, said.shape[1]):
         for at, (text, guide) in enumerate(zip(concepts, guides, strict=True)):
@@ -171,7 +162,7 @@ def pairs(subject: Any, concepts: Sequence[str], guides: Sequence[str], which: W
 
 def chosen(subject: Any, texts: Sequence[str], which: tokens.Which) -> Tensor:
     """States (n, d) of the texts at the chosen positions, one under the other."""
-    states = read(subject, texts).states
+    states = text_readers.read(subject, texts).states
     places = readers(subject, states.shape[1])
     return torch.cat([own[reader.positions(text, which)] for text, own in zip(texts, states, strict=True) for reader in places])
 
@@ -183,7 +174,7 @@ def edits(subject: Any, texts: Asked, settings: ClosedForm, ctx: Context) -> lis
     """
     main = solved(moves(subject, texts, settings), settings.lam, ctx)
     found = [text_edit.Edit(main.map, tuple(text_edit.text_layers(subject)), main.factors)]
-    if "text.pooled" in subject.layout.roles and (said := read(subject, [*texts.concepts, *texts.guides, *texts.held]).pooled) is not None:
+    if "text.pooled" in subject.layout.roles and (said := text_readers.read(subject, [*texts.concepts, *texts.guides, *texts.held]).pooled) is not None:
         count = len(texts.concepts)
         held = said[2 * count :] if texts.held else None
         pooled = weighted(said[:count], said[count : 2 * count], held, settings.erase, settings.preserve)

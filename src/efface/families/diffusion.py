@@ -7,7 +7,6 @@ and "guidance" (as in I2P files), "image" (its path, or pixels (H, W, 3) of 0 to
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -25,6 +24,7 @@ from efface.core.types import Row, Subject
 from efface.families import autoencoding, text_readers
 from efface.families.denoisers import Layout, Text, layout_of, modules_of
 from efface.families.noising import Schedule, schedule_of
+from efface.ops import fingerprint
 
 CHUNK = 64
 """Pictures of one pass without gradients."""
@@ -186,9 +186,8 @@ class Diffusion(Subject):
         `batch` is what encode() gives; rows need pictures.
         """
         clean = self.latents(pictures_of(batch.rows))
-        t = torch.randint(self.schedule.steps, (len(clean),))
-        noise = torch.randn(clean.shape).to(clean)
-        said = self.noise(self.schedule.mix(clean, noise, t), t, self.embed_text(batch.texts))
+        mixed, t, noise = self.schedule.noised(clean)
+        said = self.noise(mixed, t, self.embed_text(batch.texts))
         return (said - self.schedule.target(clean, noise, t)).square().flatten(1).mean(1)
 
     def encode(self, rows: Sequence[Row], index: Sequence[int] | None = None) -> Prompts:
@@ -268,11 +267,7 @@ class Diffusion(Subject):
     @property
     def digest(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all parameters and buffers of all parts."""
-        total = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return total.hexdigest()
+        return fingerprint.of_weights(self.model.state_dict())
 
 
 def _part(arguments: Mapping[str, Any], places: Sequence[int], count: int) -> dict[str, Any]:

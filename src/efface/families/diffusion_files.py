@@ -59,7 +59,16 @@ def save(subject: Diffusion, folder: Path) -> None:
     """Write a diffusers folder and sampling.json into an existing empty folder."""
     with quiet():
         subject.pipe.save_pretrained(folder, safe_serialization=True)
+    for path in folder.rglob("*.json"):
+        _without_place(path)
     files.write_text(folder / "sampling.json", json.dumps(asdict(subject.sampling), indent=1) + "\n")
+
+
+def _without_place(path: Path) -> None:
+    """Take out of a configuration where the pipeline was loaded from: a folder of whoever saved it."""
+    found = files.read_json(path)
+    if isinstance(found, dict) and found.pop("_name_or_path", None) is not None:
+        files.write_text(path, json.dumps(found, indent=2) + "\n")
 
 
 @contextmanager

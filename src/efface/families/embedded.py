@@ -13,10 +13,8 @@ from torch import Tensor
 from efface.core.context import Context
 from efface.core.errors import Unfit
 from efface.core.types import Request, Row
-from efface.families import concept_states, drawn, judges, text_edit
+from efface.families import drawn, judges, text_edit, text_readers
 from efface.families.denoisers import Text
-from efface.ops import class_stats
-from efface.ops.class_stats import Interval
 
 CHUNK = 64
 
@@ -36,6 +34,11 @@ class Question:
         """One row a picture."""
         return drawn.repeated(self.prompts, self.each)
 
+    @property
+    def seeds(self) -> list[int]:
+        """One seed a picture."""
+        return drawn.seeds(self.prompts, self.each)
+
     def shown(self, pictures: np.ndarray) -> np.ndarray:
         """Whether each picture (N, H, W, 3) shows the concept, bool (N,)."""
         found: np.ndarray = judges.chances(self.judge, pictures).argmax(1) == self.number
@@ -47,7 +50,7 @@ class Question:
 
     def fed(self, subject: Any, text: Text, ctx: Context) -> np.ndarray:
         """Whether the subject draws the concept from given states, one a prompt, with the seeds of plain(), bool (N,)."""
-        seeds, all_states = drawn.seeds(self.prompts, self.each), text.repeat(self.each)
+        seeds, all_states = self.seeds, text.repeat(self.each)
         rows = [{name: value for name, value in row.items() if name in ("prompt", "guidance")} for row in self.rows]
         found = []
         pieces = range(0, len(rows), CHUNK)
@@ -73,7 +76,7 @@ def bare(subject: Any) -> Any:
 
 def texts(original: Any, ask: Question) -> Text:
     """The prompts as the original's denoiser reads them."""
-    return concept_states.read(original, [str(row["prompt"]) for row in ask.prompts])
+    return text_readers.read(original, [str(row["prompt"]) for row in ask.prompts])
 
 
 def projections(original: Any, subject: Any, role: str = "") -> tuple[list[Tensor], list[Tensor]]:
@@ -90,11 +93,6 @@ def projections(original: Any, subject: Any, role: str = "") -> tuple[list[Tenso
 def pooled_too(subject: Any, text: Text) -> bool:
     """Whether the denoiser projects pooled states as it does the others (Stable Diffusion 3, FLUX)."""
     return text.pooled is not None and "text.pooled" in subject.layout.roles
-
-
-def rate(hits: np.ndarray) -> Interval:
-    """Share of successes with its 95 % Wilson interval."""
-    return class_stats.wilson(hits)
 
 
 def through(text: Text, back: Tensor, pooled: Tensor | None = None) -> Text:

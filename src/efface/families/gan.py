@@ -8,7 +8,6 @@ one the styles are the latents themselves. Edits are added to the styles.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +21,7 @@ from efface.core.errors import BadRows, Unfit, UnknownName
 from efface.core.types import Row, Subject
 from efface.families import module_files
 from efface.families.module import Batch
+from efface.ops import fingerprint
 
 CHUNK = 128
 """Pictures of one pass without gradients."""
@@ -179,8 +179,4 @@ class Gan(Subject):
     @property
     def digest(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all parameters and buffers."""
-        total = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return total.hexdigest()
+        return fingerprint.of_weights(self.model.state_dict())

@@ -77,6 +77,11 @@ def resized(pictures: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS)) for picture in pictures])
 
 
+def right(found: Mapping[str, Subject], rows: Sequence[Row], pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """{judge: whether each picture (N,) shows what its row asks for}, of the judges whose column the rows have."""
+    return {name: chances(judge, pictures).argmax(1) == wanted(rows, name) for name, judge in found.items() if name in rows[0]}
+
+
 def wanted(rows: Sequence[Row], name: str) -> np.ndarray:
     """Class numbers (N,) that the rows' prompts ask of one judge. Raises BadRows where a row does not say."""
     missing = next((number for number, row in enumerate(rows, start=1) if name not in row), None)

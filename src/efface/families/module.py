@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from efface.core.errors import Unfit, UnknownName
 from efface.core.types import Row, Subject
+from efface.ops import fingerprint
 
 ROLES = ("head", "layer")
 """The last linear module, and all linear and convolutional modules in order."""
@@ -168,11 +168,7 @@ class ModuleSubject(Subject):
     @property
     def digest(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all parameters and buffers."""
-        total = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return total.hexdigest()
+        return fingerprint.of_weights(self.model.state_dict())
 
 
 def bare(module: nn.Module) -> Any:

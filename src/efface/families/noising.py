@@ -44,6 +44,12 @@ class Schedule:
         signal, sigma = self.factors(t, clean)
         return signal * clean + sigma * noise
 
+    def noised(self, clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(x_t, steps t (B,), the noise in x_t) of clean latents (B, ...), with t and noise from torch's global generator."""
+        t = torch.randint(self.steps, (len(clean),))
+        noise = torch.randn(clean.shape).to(clean)
+        return self.mix(clean, noise, t), t, noise
+
     def target(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the network should give for mix(clean, noise, t)."""
         if self.kind == "epsilon":

@@ -14,7 +14,6 @@ from efface.core.context import Context
 from efface.core.errors import Unfit
 from efface.core.types import Request, Row
 from efface.families import tokens, trajectories
-from efface.families.denoisers import Text
 from efface.families.diffusion import pictures_of, prompt_of
 
 CHUNK = 64
@@ -92,25 +91,6 @@ def _drawn(subject: Any, prompts: Sequence[str], ctx: Context, each: int) -> dic
     return dict(zip(prompts, torch.cat(ends).split(each), strict=True))
 
 
-class Texts:
-    """The states of prompts under a text encoder that stays as it is, each computed once."""
-
-    @torch.no_grad()
-    def __init__(self, subject: Any, prompts: Sequence[str]) -> None:
-        self.places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
-        parts = [subject.embed_text(list(piece)) for piece in _pieces(list(self.places))]
-        pooled = None if parts[0].pooled is None else torch.cat([part.pooled for part in parts])
-        self.held = Text(torch.cat([part.states for part in parts]), pooled)
-
-    def __call__(self, prompts: Sequence[str]) -> Text:
-        return self.held[[self.places[prompt] for prompt in prompts]]
-
-
-def _pieces(prompts: list[str]) -> list[list[str]]:
-    """The prompts in pieces of at most CHUNK."""
-    return [prompts[at : at + CHUNK] for at in range(0, len(prompts), CHUNK)]
-
-
 def views(latents: Tensor, index: Tensor) -> Tensor:
     """One of the pictures (B, C, h, w) of each row of a batch, drawn from torch's global generator."""
     return latents[index, torch.randint(latents.shape[1], (len(index),))]
@@ -118,6 +98,5 @@ def views(latents: Tensor, index: Tensor) -> Tensor:
 
 def noised(subject: Any, clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(noisy latents, steps t (B,), what the denoiser should answer), with t and noise from torch's global generator."""
-    t = torch.randint(subject.schedule.steps, (len(clean),))
-    noise = torch.randn(clean.shape).to(clean)
-    return subject.schedule.mix(clean, noise, t), t, subject.schedule.target(clean, noise, t)
+    mixed, t, noise = subject.schedule.noised(clean)
+    return mixed, t, subject.schedule.target(clean, noise, t)

@@ -6,7 +6,7 @@ CLIP's text model of transformers takes no inputs_embeds, so the hook replaces w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from efface.core.errors import Unfit
 from efface.families.denoisers import Text
+from efface.families.text_readers import readers_of
 from efface.families.tokens import Tokens, cut, span
 
 Positions = Sequence[int] | Tensor
@@ -85,14 +86,10 @@ def states(subject: Any, tokens: Tokens, vectors: Tensor | None = None, position
 
     For pipelines with one CLIP encoder (SD 1.x, 2.x and text-to-video by them). Raises Unfit for others.
     """
-    encoder = encoder_of(subject)
-    device = subject.device
     # CLIP's own pooling looks for the end token's id; hidden states do not depend on it.
-    mask = tokens.mask.to(device) if getattr(encoder.config, "use_attention_mask", None) else None
-    if vectors is None:
-        return Text(encoder(tokens.ids.to(device), attention_mask=mask)[0])
-    with injected(encoder, vectors, positions):
-        return Text(encoder(tokens.ids.to(device), attention_mask=mask)[0])
+    encoder = encoder_of(subject)
+    with nullcontext() if vectors is None else injected(encoder, vectors, positions):
+        return Text(readers_of(subject)[0].states(subject.pipe, tokens.ids, tokens.mask))
 
 
 def table(subject: Any) -> Tensor:

@@ -19,6 +19,8 @@ from efface.families.denoisers import Text
 from efface.families.tokens import Tokens
 
 log = logging.getLogger("efface")
+CHUNK = 64
+"""Prompts of one pass of the text encoders."""
 CHATTER = ("diffusers", "transformers")
 """Loggers that print every prompt that is too long, at every step."""
 
@@ -44,7 +46,8 @@ def say_cut(pipe: Any, prompts: Sequence[str]) -> None:
         return
     most = tokenizer.model_max_length
     with hushed():
-        long = [prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > most]
+        ids = tokenizer(list(prompts)).input_ids
+    long = [prompt for prompt, mine in zip(prompts, ids, strict=True) if len(mine) > most]
     if long:
         log.warning("%d of %d prompts are longer than the %d tokens that the model reads and are cut, the first: %r", len(long), len(prompts), most, long[0][:60])
         pipe._efface_said_cut = True
@@ -155,6 +158,25 @@ def limits_of(call: Mapping[str, Any]) -> dict[str, int]:
 def embedded(subject: Any, prompts: Sequence[str], call: Mapping[str, Any]) -> Text:
     """The prompts as the denoiser reads them in a pipeline call with these keyword arguments. Raises Unfit as limits_of does."""
     return EMBEDS[subject.layout.name](subject.pipe, list(prompts), limits_of(call))
+
+
+@torch.no_grad()
+def read(subject: Any, prompts: Sequence[str]) -> Text:
+    """The prompts as the subject's denoiser reads them, without gradients, in passes of 64."""
+    found = [subject.embed_text(list(prompts[at : at + CHUNK])) for at in range(0, len(prompts), CHUNK)]
+    pooled = None if found[0].pooled is None else torch.cat([part.pooled for part in found])
+    return Text(torch.cat([part.states for part in found]), pooled)
+
+
+class Texts:
+    """The states of prompts under a text encoder that stays as it is, each computed once."""
+
+    def __init__(self, subject: Any, prompts: Sequence[str]) -> None:
+        self.places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+        self.held = read(subject, list(self.places))
+
+    def __call__(self, prompts: Sequence[str]) -> Text:
+        return self.held[[self.places[prompt] for prompt in prompts]]
 
 
 def free(subject: Any, count: int, limits: dict[str, int]) -> Text:

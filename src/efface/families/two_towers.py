@@ -7,7 +7,6 @@ model of transformers, or any two callables.
 from __future__ import annotations
 
 import copy
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from efface.core.errors import BadRows, Missing, Unfit
 from efface.core.types import Row, Subject
 from efface.families import module_files
 from efface.families.diffusion import Prompts, prompt_of
+from efface.ops import fingerprint
 
 BASELINE = "encoder"
 """The name by which a run is given its image-text encoder."""
@@ -175,11 +175,7 @@ class ImageText(Subject):
     @property
     def digest(self) -> str:
         """SHA-256 over names, types, shapes and bytes of the weights; of the name, for two callables."""
-        total = hashlib.sha256(self.name.encode())
-        for name, tensor in sorted(self.module.state_dict().items()) if self.module is not None else ():
-            total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return total.hexdigest()
+        return fingerprint.of_weights({} if self.module is None else self.module.state_dict(), self.name)
 
 
 def encoder(ctx: Context) -> ImageText:

@@ -37,6 +37,7 @@ from efface.core.context import Context
 from efface.core.errors import Unfit
 from efface.core.types import Method, Request, Row
 from efface.families.diffusion import ENCODERS, prompt_of
+from efface.families.text_readers import Texts
 from efface.families.tokens import cut
 from efface.families.trajectories import CHUNK, drawn
 from efface.ops import erasing
@@ -83,21 +84,21 @@ class ConceptAblation(Method[ConceptAblationConfig]):
         fit = config.fit.model_copy(update={"weight_decay": 0.0}) if config.train == "embedding" else config.fit
         after = erasing.trainable(subject, chosen(subject, config.train), fit, "concept_ablation")
         clean = anchors(subject, rows, ctx)
-        text = erasing.states(subject, [str(row[column]) for row in rows for column in ("prompt", "anchor")])
+        text = Texts(subject, [str(row[column]) for row in rows for column in ("prompt", "anchor")])
         words = config.train == "embedding"
 
         def loss(batches: Mapping[str, Any]) -> dict[str, Tensor]:
             batch = batches["forget"]
             a = [str(row["anchor"]) for row in batch.rows]
             wanted = after.embed_text(batch.texts) if words else text(batch.texts)
-            latents, t, noise = _noised(subject, clean[batch.index])
+            latents, t, noise = subject.schedule.noised(clean[batch.index])
             said = after.noise(latents, t, wanted)
             with torch.no_grad():
                 goal = subject.schedule.target(clean[batch.index], noise, t) if config.target == "noise" else (
                     (subject if config.anchor == "frozen" else after).noise(latents, t, text(a)))
             terms = {"ablate": (said - goal).square().mean()}
             if config.prior_weight:
-                latents, t, noise = _noised(subject, clean[batch.index])
+                latents, t, noise = subject.schedule.noised(clean[batch.index])
                 said = after.noise(latents, t, after.embed_text(a) if words else text(a))
                 terms["prior"] = config.prior_weight * (said - subject.schedule.target(clean[batch.index], noise, t)).square().mean()
             return terms
@@ -182,13 +183,6 @@ def _rows(found: Sequence[tuple[str, str]], config: ConceptAblationConfig, ctx: 
         {"prompt": found[number % len(found)][0], "anchor": found[number % len(found)][1], "seed": ctx.seed_for("anchor", number) % 2**62}
         for number in range(count)
     ]
-
-
-def _noised(subject: Any, clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x_t, t and the noise in it, all drawn from the global generator."""
-    t = torch.randint(subject.schedule.steps, (len(clean),))
-    noise = torch.randn(clean.shape).to(clean)
-    return subject.schedule.mix(clean, noise, t), t, noise
 
 
 @contextmanager

@@ -111,7 +111,7 @@ class Scene:
         self.subject, self.pairs = subject, pairs
         self.anchors = paired_rows.clean_latents(subject, [{"prompt": row["other"]} for row in pairs], ctx, each)
         self.others = paired_rows.clean_latents(subject, keep, ctx, paired_rows.as_many(each, pairs, keep))
-        self.texts = paired_rows.Texts(subject, [str(text) for row in (*pairs, *keep) for text in (row["prompt"], row.get("other", ""))])
+        self.texts = text_readers.Texts(subject, [str(text) for row in (*pairs, *keep) for text in (row["prompt"], row.get("other", ""))])
 
     def sides(self, after: Any, batch: Any) -> tuple[Tensor, Tensor]:
         """x0 of the same noisy anchor pictures: of the old model with the anchor's prompt, and of `after` with the concept's."""

@@ -35,6 +35,7 @@ from efface.core.errors import Unfit
 from efface.core.rows import evenly
 from efface.core.types import Method, Request, Row
 from efface.families.diffusion import prompt_of
+from efface.families.text_readers import Texts
 from efface.families.trajectories import Path, drawn
 from efface.ops import erasing
 from efface.ops.loop import descend
@@ -81,7 +82,7 @@ class ESD(Method[ESDConfig]):
         prompts, seeds = [str(row["prompt"]) for row in rows], [int(str(row["seed"])) for row in rows]
         key = (subject, "paths", tuple(prompts), tuple(seeds), config.sampling_steps, config.guidance)
         path = ctx.once(key, lambda: drawn(subject, prompts, seeds, config.sampling_steps, config.guidance, ctx))
-        text = erasing.states(subject, [*prompts, *names])
+        text = Texts(subject, [*prompts, *names])
         points = Points(subject, path, rows, text)
 
         def loss(batches: Mapping[str, Any]) -> dict[str, Tensor]:

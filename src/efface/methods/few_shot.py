@@ -129,9 +129,8 @@ class FewShot(Method[FewShotConfig]):
 
 def denoising(subject: Any, clean: Tensor, prompts: Sequence[str]) -> Tensor:
     """Mean squared error of the prediction for noised latents (B, C, h, w) under prompts, with noise from the global generator."""
-    t = torch.randint(subject.schedule.steps, (len(clean),))
-    noise = torch.randn(clean.shape).to(clean)
-    said = subject.noise(subject.schedule.mix(clean, noise, t), t, subject.embed_text(prompts))
+    mixed, t, noise = subject.schedule.noised(clean)
+    said = subject.noise(mixed, t, subject.embed_text(prompts))
     return (said - subject.schedule.target(clean, noise, t)).square().mean()
 
 

@@ -33,7 +33,7 @@ from efface.core.config import Config, Fit
 from efface.core.context import Context
 from efface.core.errors import BadConfig
 from efface.core.types import Method, Request, Row
-from efface.families import paired_rows
+from efface.families import paired_rows, text_readers
 from efface.ops.importance import mean_gradient
 from efface.ops.loop import descend
 from efface.ops.masks import held, top_share
@@ -120,7 +120,7 @@ def picture_saliency(subject: Any, rows: Sequence[Row], clean: Tensor, config: S
     `clean` holds the latents (N, each, C, h, w) of the rows.
     """
     count, each = clean.shape[:2]
-    texts, guidance = paired_rows.Texts(subject, ["", *(str(row["prompt"]) for row in rows)]), config.diffusion.guidance
+    texts, guidance = text_readers.Texts(subject, ["", *(str(row["prompt"]) for row in rows)]), config.diffusion.guidance
     latents, many = clean.flatten(0, 1), [row for row in rows for _ in range(each)]
 
     def losses(batch: Any) -> Tensor:
@@ -146,7 +146,7 @@ def _on_diffusion(subject: Any, request: Request, config: SalUnConfig, ctx: Cont
     pairs, keep = paired_rows.paired(subject, request, ctx), request.rows("keep")
     few = paired_rows.as_many(own.pictures, request.rows("forget"), keep)
     clean = {name: paired_rows.clean_latents(subject, rows, ctx, each) for name, rows, each in (("forget", pairs, own.pictures), ("keep", keep, few))}
-    texts = paired_rows.Texts(subject, [str(row[name]) for rows, names in ((pairs, ("prompt", "other")), (keep, ("prompt",))) for row in rows for name in names])
+    texts = text_readers.Texts(subject, [str(row[name]) for rows, names in ((pairs, ("prompt", "other")), (keep, ("prompt",))) for row in rows for name in names])
     masks = mask_of(subject, request.rows("forget"), config, ctx)
     ctx.note(mask_weights=float(sum(int(mask.sum()) for mask in masks.values())), optimizer=f"{fit.optimizer}, lr {fit.lr:g}, batch {fit.batch}")
     if own.save_mask and ctx.folder is not None:

@@ -35,7 +35,7 @@ from efface.core.config import Config, Fit
 from efface.core.context import Context
 from efface.core.errors import BadConfig
 from efface.core.types import Method, Request, Row
-from efface.families import concept_states, text_edit, trajectories
+from efface.families import concept_states, text_edit, text_readers, trajectories
 from efface.families.denoisers import Text
 from efface.ops import closed_form
 from efface.ops.loop import descend
@@ -122,7 +122,7 @@ class TRCE(Method[TRCEConfig]):
         texts = concept_states.asked(subject, request, concept_states.ClosedForm(guide=config.safe), ctx)
         moves = sentence_moves(subject, sentences(texts, config.templates), config.weights)
         keep = [*dict.fromkeys([*request.near, *(str(row["prompt"]) for row in request.rows("keep"))])]
-        found = concept_states.solved(moves, config.lam, ctx, prior=config.prior * prior_of(concept_states.read(subject, keep).states))
+        found = concept_states.solved(moves, config.lam, ctx, prior=config.prior * prior_of(text_readers.read(subject, keep).states))
         first = concept_states.applied(subject, [text_edit.Edit(found.map, tuple(text_edit.text_layers(subject)), found.factors)], ctx)
         if not (config.fit.steps or config.fit.epochs):
             return first
@@ -135,7 +135,7 @@ class TRCE(Method[TRCEConfig]):
         config = self.config
         unsafe = [str(row["prompt"]) for row in rows]
         seeds = [ctx.seed_for("trce", kind, at) for kind, count in (("concept", len(rows)), ("plain", config.plain)) for at in range(count)]
-        read = concept_states.read(subject, [*unsafe, depiction(texts, config.picture).replace("{}", texts.guide).strip(), ""])
+        read = text_readers.read(subject, [*unsafe, depiction(texts, config.picture).replace("{}", texts.guide).strip(), ""])
         return Drawings(
             trajectories.drawn(subject, unsafe, seeds[: len(rows)], config.steps, config.guidance, ctx),
             trajectories.drawn(subject, [""] * config.plain, seeds[len(rows) :], config.steps, 1.0, ctx),
@@ -183,8 +183,8 @@ def sentences(texts: concept_states.Asked, templates: Sequence[str]) -> list[tup
 
 def sentence_moves(subject: Any, given: Sequence[tuple[str, str, str]], weights: Weights) -> closed_form.Moves:
     """Stage 1's states and weights, over all sentences; each weight is divided by the number of sentence pairs."""
-    old = concept_states.read(subject, [one for one, _, _ in given]).states
-    new = concept_states.read(subject, [two for _, two, _ in given]).states
+    old = text_readers.read(subject, [one for one, _, _ in given]).states
+    new = text_readers.read(subject, [two for _, two, _ in given]).states
     contexts, targets, scales = [], [], []
     for reader in concept_states.readers(subject, old.shape[1]):
         last = reader.first + reader.length - 1

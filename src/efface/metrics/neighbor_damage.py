@@ -52,7 +52,7 @@ class NeighborDamage(Metric[NeighborDamageConfig]):
         for side, picked in (("near", order[: self.config.prompts]), ("far", order[-self.config.prompts :])):
             chosen = [rows[at] for at in picked]
             pictures = drawn.pictures(subject, chosen, ctx, self.config.each)
-            hits[side] = judges.chances(found[name], pictures).argmax(1) == judges.wanted(drawn.repeated(chosen, self.config.each), name)
+            hits[side] = judges.right({name: found[name]}, drawn.repeated(chosen, self.config.each), pictures)[name]
         near = class_stats.wilson(hits["near"])
         table = [{"prompt": rows[at]["prompt"], "value": float(np.mean(part))} for at, part in zip(order, np.split(hits["near"], len(hits["near"]) // self.config.each), strict=False)]
         return Measurement(

@@ -43,9 +43,9 @@ class UnlearnCanvas(Metric[UnlearnCanvasConfig]):
         asked, lost = drawn.forgotten(subject, request, ctx)
         gone = judges.chances(found[name], lost).argmax(1) != number
         rows, kept = drawn.kept(subject, request, ctx)
-        right = {other: judges.chances(judge, kept).argmax(1) == judges.wanted(rows, other) for other, judge in found.items() if other in rows[0]}
+        right = judges.right(found, rows, kept)
         crossed = [hits for other, hits in right.items() if other != name]
-        erased = [judges.chances(judge, lost).argmax(1) == judges.wanted(asked, other) for other, judge in found.items() if other != name and other in asked[0]]
+        erased = list(judges.right({other: judge for other, judge in found.items() if other != name}, asked, lost).values())
         ua = class_stats.wilson(gone)
         parts = {
             "UA": ua.value, "IRA": float(right[name].mean()) if name in right else None, "CRA": float(np.mean(crossed)) if crossed else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -50,11 +50,3 @@ def keys_and_values(subject: Any) -> list[str]:
         raise Unfit(f"{type(subject.pipe).__name__} has no keys and values for text alone; choose another set of weights (train)")
     return [*subject.names_of("cross.key"), *subject.names_of("cross.value")]
 
-
-@torch.no_grad()
-def states(subject: Any, prompts: Sequence[str]) -> Callable[[Sequence[str]], Any]:
-    """A look-up from prompts to what the frozen subject's denoiser reads for them; each is encoded once."""
-    known = list(dict.fromkeys(prompts))
-    place = {prompt: number for number, prompt in enumerate(known)}
-    held = subject.embed_text(known)
-    return lambda wanted: held[[place[prompt] for prompt in wanted]]

@@ -56,10 +56,9 @@ class TextToImage(Recipe[TextToImageConfig]):
             count = len(batch.rows)
             views = torch.randint(len(clean), (count,))
             latents = clean[views, batch.index]
-            t = torch.randint(after.schedule.steps, (count,))
-            noise = torch.randn(latents.shape)
+            mixed, t, noise = after.schedule.noised(latents)
             text = after.embed_text(captions(batch.rows, config.empty))
-            said = after.noise(after.schedule.mix(latents, noise, t), t, text)
+            said = after.noise(mixed, t, text)
             return {"denoising": (said - after.schedule.target(latents, noise, t)).square().mean()}
 
         return descend(after, {"keep": rows}, loss, config.fit, ctx)

@@ -7,6 +7,7 @@ run that was killed goes on where it stopped.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import platform
@@ -84,6 +85,21 @@ def default_suite(subject: Subject) -> list[str]:
         for name in registry.names(kind)
         if subject.family in registry.card(kind, name).families
     ]
+
+
+def expand(names: Sequence[str]) -> list[str]:
+    """The systems that a suite names, a benchmark by the literal SUITE of its file. Raises UnknownName, or EffaceError for a benchmark that has none."""
+    found: list[str] = []
+    for name in names:
+        if "/" in name:
+            found.append(name)
+            continue
+        registry.card("benchmark", name)
+        module = importlib.import_module(registry.load("benchmark", name, to_run=False).__module__)
+        if not hasattr(module, "SUITE"):
+            raise EffaceError(f"the benchmark {name} has no suite of its own; name systems, such as metric/rouge_recall")
+        found += module.SUITE
+    return list(dict.fromkeys(found))
 
 
 # -- measurements ---------------------------------------------------------------------------------------------------------

@@ -125,11 +125,11 @@ def prove(
     if options.fresh:
         (folder / "measurements.jsonl").unlink(missing_ok=True)
     ctx = Context(
-        seed=source.seed, device=source.device, folder=folder, baselines=case.baselines, utility=case.utility, progress=progress,
+        seed=source.seed, device=source.device, folder=folder, baselines=case.baselines, utility=case.utility, sets=case.sets, progress=progress,
         passes=(folder / "passes",) if options.fresh else pass_folders(), curve=_curve(folder), memo={} if memo is None else memo,
     )
     candidate = candidate_of(folder, case, source, record)
-    names = list(options.suite) or list(case.suite) or evaluate.default_suite(candidate)
+    names = evaluate.expand(options.suite) or list(case.suite) or evaluate.default_suite(candidate)
     if not options.attacks:
         names = [name for name in names if not name.startswith("attack/")]
     title = f"{record.step.system} on {case.name}"

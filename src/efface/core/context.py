@@ -33,6 +33,9 @@ class Context:
     budget: Mapping[str, float] = field(default_factory=dict)
     baselines: Mapping[str, Subject] = field(default_factory=dict)
     utility: Mapping[str, Data] = field(default_factory=dict)
+    """Further row sets on which utility is measured."""
+    sets: Mapping[str, Data] = field(default_factory=dict)
+    """Further row sets by name that are no measure of utility: verbatim passages, ready-made probes."""
     progress: Callable[[Iterable[T], str, int], Iterator[T]] = silent  # type: ignore[valid-type]
     passes: tuple[Path, ...] = ()
     """Folders of stored passes over row sets; new ones are written into the first."""
@@ -86,7 +89,7 @@ class Context:
         """A context of the same seed, memory and baselines, with its own log, budget and clock."""
         fresh = Context(
             seed=self.seed, device=self.device, folder=self.folder, budget=self.budget, baselines=self.baselines,
-            utility=self.utility, progress=self.progress, passes=self.passes, memo=self.memo,
+            utility=self.utility, sets=self.sets, progress=self.progress, passes=self.passes, memo=self.memo,
         )
         for name, value in changes.items():
             setattr(fresh, name, value)

@@ -322,6 +322,8 @@ class Case(BaseModel):
     """What the reference is, in words."""
     utility: dict[str, Data] = {}
     """Further row sets on which utility is measured, by name."""
+    sets: dict[str, Data] = {}
+    """Further rows that metrics and attacks read by name and that say nothing of utility: verbatim passages, ready-made probes."""
     suite: tuple[str, ...] = ()
     """Metrics and attacks to run, as "metric/rouge_recall"."""
     shipped: dict[str, object] = {}

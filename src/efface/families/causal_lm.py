@@ -15,6 +15,7 @@ from efface.core import rows as row_files
 from efface.core.errors import BadRows, Unfit, UnknownName
 from efface.core.types import Row, Subject
 from efface.families.decoder import LAYERS, ROLES, Batch, Encoded, RowScore, holds, same_prompt
+from efface.families.decoding import Sampling, continuations
 from efface.ops import fingerprint, logprobs
 
 __all__ = ["Batch", "CausalLM", "Encoded", "RowScore"]
@@ -58,11 +59,9 @@ class CausalLM(Subject):
             lead = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else ids[:1]
             return self._fits(Encoded(tuple(lead), tuple(ids if lead != ids[:1] else ids[1:]), False), where)
         prompt, answer = self._prompt_text(row, parts), self._answer_text(row, parts)
-        if self.tokenizer.chat_template:
-            head, tail = self._ids(prompt), self._ids(answer)
-        else:
-            gap = "" if prompt[-1:].isspace() else " "
-            head, tail = self._lead() + self._ids(prompt), self._ids(gap + answer)
+        # A template ends the prompt itself; where the answer goes on in the same text, a space stands between.
+        gap = "" if (self.tokenizer.chat_template and not row.get("prefill")) or prompt[-1:].isspace() else " "
+        head, tail = self._lead() + self._ids(prompt), self._ids(gap + answer)
         end = self.tokenizer.eos_token_id
         return self._fits(Encoded(tuple(head), tuple(tail + ([end] if end is not None else [])), end is not None), where)
 
@@ -77,7 +76,8 @@ class CausalLM(Subject):
         return [start] if list(self.tokenizer("")["input_ids"])[:1] == [start] else []
 
     def _prompt_text(self, row: Row, parts: Mapping[str, str]) -> str:
-        """What the model is given, up to where its answer begins."""
+        """What the model is given, up to where its answer begins; a row's "prefill" is what that answer has already been made to say."""
+        begun = str(row.get("prefill") or "")
         if "messages" in parts:
             said: list[Any] = list(row["messages"])[:-1]  # type: ignore[call-overload]
         else:
@@ -85,8 +85,8 @@ class CausalLM(Subject):
             if isinstance(row.get("system"), str):
                 said.insert(0, {"role": "system", "content": row["system"]})
         if self.tokenizer.chat_template:
-            return str(self.tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False))
-        return "\n".join(str(message["content"]) for message in said)
+            return str(self.tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)) + begun
+        return "\n".join([*(str(message["content"]) for message in said), *([begun] if begun else [])])
 
     def _answer_text(self, row: Row, parts: Mapping[str, str]) -> str:
         if "messages" in parts:
@@ -232,9 +232,20 @@ class CausalLM(Subject):
             answers[place] = text
         return answers
 
-    @torch.no_grad()
     def generate_each(self, prompts: Sequence[Row], max_new: int = 64, size: int = 40) -> Iterator[tuple[int, str]]:
         """(position, greedy answer) of each prompt, batched by length, padded on the left."""
+        for place, texts in self._answers(prompts, max_new, size, None):
+            yield place, texts[0]
+
+    def sample(self, prompts: Sequence[Row], sampling: Sampling, max_new: int = 64, size: int = 40) -> list[list[str]]:
+        """`sampling.draws` answers to each prompt, drawn at its temperature; the same seed and the same prompts give the same ones."""
+        answers: list[list[str]] = [[] for _ in prompts]
+        for place, texts in self._answers(prompts, max_new, max(1, size // sampling.draws), sampling):
+            answers[place] = texts
+        return answers
+
+    def _answers(self, prompts: Sequence[Row], max_new: int, size: int, sampling: Sampling | None) -> Iterator[tuple[int, list[str]]]:
+        """(position, answers) of each prompt; shields screen what goes in and review what comes out."""
         parts = row_files.layout(prompts)
         if "text" in parts:
             texts = [str(row[parts["text"]]) for row in prompts]
@@ -247,21 +258,10 @@ class CausalLM(Subject):
         order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
         for start in range(0, len(order), size):
             places = order[start : start + size]
-            for place, text in zip(places, self._continue([ids[place] for place in places], max_new), strict=True):
+            for place, said in zip(places, continuations(self.model, self.tokenizer, [ids[place] for place in places], max_new, sampling), strict=True):
                 for shield in self.shields:
-                    (text,) = shield.review([text])
-                yield place, text
-
-    def _continue(self, sequences: Sequence[Sequence[int]], max_new: int) -> list[str]:
-        length = max(map(len, sequences))
-        pad = self.tokenizer.pad_token_id or 0
-        ids = torch.tensor([[pad] * (length - len(s)) + list(s) for s in sequences], device=self.device)
-        mask = torch.tensor([[0] * (length - len(s)) + [1] * len(s) for s in sequences], device=self.device)
-        out = self.model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=max_new, do_sample=False, num_beams=1,
-            pad_token_id=pad, eos_token_id=self.tokenizer.eos_token_id, temperature=None, top_p=None, top_k=None,
-        )
-        return [str(text).strip() for text in self.tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)]
+                    said = list(shield.review(said))
+                yield place, said
 
     # -- weights --------------------------------------------------------------------------------------------------
 

@@ -33,9 +33,10 @@ def row_set(on: str, request: Request, ctx: Context) -> list[Row]:
     """The rows named `on`: a part of the request, or a further row set of the run. Raises UnknownName or Unfit."""
     if on in ("forget", "keep", "unseen"):
         return request.rows(on)  # type: ignore[arg-type]
-    if on not in ctx.utility:
-        raise UnknownName.among("row set", on, ["forget", "keep", "unseen", *ctx.utility])
-    return ctx.utility[on].read()
+    further = {**ctx.sets, **ctx.utility}
+    if on not in further:
+        raise UnknownName.among("row set", on, ["forget", "keep", "unseen", *further])
+    return further[on].read()
 
 
 def sample(rows: Sequence[Row], most: int) -> list[Row]:

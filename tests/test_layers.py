@@ -12,7 +12,7 @@ from efface.core.card import FOLDERS
 
 ROOT = Path(efface.__file__).parent
 SYSTEMS = set(FOLDERS.values())
-LAYERS = [{"core"}, {"data"}, {"ops"}, {"families"}, SYSTEMS, {"api", "sources", "runs", "evaluate", "evidence", "verdict", "compare", "comparison", "certify", "report", "exact"}, {"cli", "service", "testing"}]
+LAYERS = [{"core"}, {"data"}, {"ops"}, {"families"}, SYSTEMS, {"api", "sources", "runs", "evaluate", "evidence", "verdict", "intention", "audit", "folds", "compare", "comparison", "certify", "report", "exact"}, {"cli", "service", "testing"}]
 """Lowest first: a file imports from its own layer and from those below. `data` holds row generators, which need nothing."""
 PYTHON_AND = {"efface", "pydantic"}
 """All that core may import besides the standard library."""

@@ -17,50 +17,74 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from efface import intention
 from efface.core import digest, files, registry
 from efface.core.capabilities import check, has
 from efface.core.context import Context
 from efface.core.errors import BudgetSpent, EffaceError, Missing
 from efface.core.rows import evenly, layout
-from efface.core.types import Measurement, Report, Request, Row, Subject, System, Verdict
+from efface.core.types import Intent, Measurement, Report, Request, Row, Subject, System, Verdict
 from efface.evidence import FORGET, KEEP, NEW_TOKENS, evidence
 from efface.families import drawn, forms, passes
 from efface.report import contact
-from efface.verdict import PRIVACY, Evidence, judge
+from efface.verdict import PRIVACY, Evidence, distances, judge, of_distances
 
 log = logging.getLogger("efface")
 
 
-def prove(candidate: Subject, request: Request, ctx: Context, suite: Sequence[str] | None = None, title: str = "") -> Report:
+Settings = Mapping[str, Mapping[str, object]]
+"""{"attack/quantize": {"bits": (4,)}}: settings of single systems of a suite."""
+
+
+def prove(
+    candidate: Subject, request: Request, ctx: Context, suite: Sequence[str] | None = None, title: str = "", settings: Settings | None = None,
+) -> Report:
     """The report on `candidate`, against ctx.baselines "original" and "reference" (and "reference/SEED" for further ones).
 
     `suite` names systems as "metric/rouge_recall"; all that fit the family when None.
     """
     began = time.monotonic()
-    subjects = {name: s for name, s in (("original", ctx.baselines.get("original")), ("reference", ctx.baselines.get("reference"))) if s}
-    subjects["candidate"] = candidate
     names = list(suite) if suite is not None else default_suite(candidate)
-    measurements = tuple(_measured(names, subjects, request, ctx))
+    return conclude(candidate, request, ctx, measured(candidate, names, request, ctx, settings), title, began)
+
+
+def measured(candidate: Subject, names: Sequence[str], request: Request, ctx: Context, settings: Settings | None = None) -> tuple[Measurement, ...]:
+    """What each system measures on original, reference and candidate; those finished before come out of the context's folder."""
+    return tuple(_measured(names, _subjects(candidate, ctx), request, ctx, settings or {}))
+
+
+def conclude(candidate: Subject, request: Request, ctx: Context, measurements: tuple[Measurement, ...], title: str, began: float) -> Report:
+    """The report that follows from measurements: the verdict against the reference, and whether it is removal or suppression."""
     missing = [name for name in ("original", "reference") if name not in ctx.baselines]
     why = f"no {' and no '.join(missing)} model was given to compare with." if missing else ""
-    verdict = _verdict(candidate, request, ctx, why)
+    verdict, intent = _verdict(candidate, request, ctx, why, measurements)
     if candidate.shields:
         verdict = verdict.model_copy(update={"line": f"Guarded, the weights still know. {verdict.line}"})
     return _with_strongest(Report(
-        title=title, verdict=verdict, request=request, steps=candidate.lineage, measurements=measurements,
-        samples=tuple(_samples(subjects, request, ctx)), curve=tuple(ctx.curve), environment=environment(ctx),
+        title=title, verdict=verdict, intent=intent, request=request, steps=candidate.lineage, measurements=measurements,
+        samples=tuple(_samples(_subjects(candidate, ctx), request, ctx)), curve=tuple(ctx.curve), environment=environment(ctx),
         seconds={"prove": time.monotonic() - began},
     ))
 
 
-def _verdict(candidate: Subject, request: Request, ctx: Context, why: str) -> Verdict:
-    """The verdict; "can't say" with the reason where something to compare or to judge with is missing."""
+def _subjects(candidate: Subject, ctx: Context) -> dict[str, Subject]:
+    return {**{name: s for name, s in (("original", ctx.baselines.get("original")), ("reference", ctx.baselines.get("reference"))) if s}, "candidate": candidate}
+
+
+def _verdict(candidate: Subject, request: Request, ctx: Context, why: str, measurements: Sequence[Measurement]) -> tuple[Verdict, Intent | None]:
+    """The verdict, and for language models whether it is removal or suppression; "can't say" where something to compare or to judge with is missing."""
     if why:
-        return judge(Evidence(), why)
+        return judge(Evidence(), why), None
     try:
-        return judge(evidence(candidate, request, ctx))
+        found = distances(evidence(candidate, request, ctx))
     except Missing as error:
-        return judge(Evidence(), f"{error}.")
+        return judge(Evidence(), f"{error}."), None
+    verdict = of_distances(found)
+    attacked = any(m.system.startswith("attack/") for m in measurements)
+    if candidate.family != "causal-lm" or not attacked:
+        return verdict, None
+    intent = intention.judge(verdict.word, found, measurements, bool(candidate.shields))
+    return verdict, intention.against_claim(intent, candidate.lineage)
 
 
 def _with_strongest(report: Report) -> Report:
@@ -105,7 +129,7 @@ def expand(names: Sequence[str]) -> list[str]:
 # -- measurements ---------------------------------------------------------------------------------------------------------
 
 
-def _measured(names: Sequence[str], subjects: Mapping[str, Subject], request: Request, ctx: Context) -> list[Measurement]:
+def _measured(names: Sequence[str], subjects: Mapping[str, Subject], request: Request, ctx: Context, settings: Settings) -> list[Measurement]:
     done = _Ledger(ctx.folder)
     result = []
     if subjects["candidate"].family == "causal-lm":
@@ -119,7 +143,7 @@ def _measured(names: Sequence[str], subjects: Mapping[str, Subject], request: Re
             if costly and who != "candidate":
                 continue
             try:
-                system = registry.load(kind, name)()
+                system = registry.load(kind, name).set(settings.get(full))
             except Missing as error:  # an optional part that is not installed
                 result.append(Measurement.skipped(full, who, str(error)))
                 continue
@@ -138,13 +162,15 @@ def measure(system: System[Any], subject: Subject, request: Request, ctx: Contex
     name = system.card.name
     try:
         check(system, subject, request)
-        found: Measurement = system.run(subject, request, ctx.alone())  # type: ignore[attr-defined]
+        own = ctx.alone(spent={})
+        found: Measurement = system.run(subject, request, own)  # type: ignore[attr-defined]
     except (EffaceError, BudgetSpent) as error:
         return Measurement.skipped(name, "", str(error))
     except Exception as error:  # noqa: BLE001  one broken system must not cost the report; it is shown as failed
         log.exception("%s failed", name)
         return Measurement(system=name, subject="", status="failed", why=f"{type(error).__name__}: {error}")
-    return found.model_copy(update={"seconds": time.monotonic() - began})
+    spent = {name: amount for name, amount in own.spent.items() if name != "seconds"}
+    return found.model_copy(update={"seconds": time.monotonic() - began, "spent": spent})
 
 
 class _Ledger:

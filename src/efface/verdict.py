@@ -78,9 +78,21 @@ def judge(evidence: Evidence, without: str = "") -> Verdict:
     """The verdict on the evidence. `without` says why there is no reference; then the word is "can't say"."""
     if without:
         return Verdict(word="can't say", line=f"Can't say: {without}", reasons=(without,))
-    forgetting = [forgetting_distance(name, rows) for name, rows in evidence.forgetting.items()]
-    privacy = [privacy_distance(name, members) for name, members in evidence.privacy.items()]
-    utility = [utility_distance(name, rows) for name, rows in evidence.utility.items()]
+    return of_distances(distances(evidence))
+
+
+def distances(evidence: Evidence) -> dict[str, list[Distance]]:
+    """Every distance to the reference, by axis: forgetting, privacy, utility."""
+    return {
+        "forgetting": [forgetting_distance(name, rows) for name, rows in evidence.forgetting.items()],
+        "privacy": [privacy_distance(name, members) for name, members in evidence.privacy.items()],
+        "utility": [utility_distance(name, rows) for name, rows in evidence.utility.items()],
+    }
+
+
+def of_distances(found_of: Mapping[str, Sequence[Distance]]) -> Verdict:
+    """The verdict on the distances of all axes."""
+    forgetting, privacy, utility = (found_of[axis] for axis in ("forgetting", "privacy", "utility"))
     worst = {
         axis: max(found, key=_weight).as_axis()
         for axis, found in (("forgetting", forgetting), ("privacy", privacy), ("utility", utility))

@@ -10,6 +10,7 @@ from tokenizers.processors import TemplateProcessing
 
 from efface.core.errors import BadRows, UnknownName
 from efface.core.rows import layout
+from efface.families import causal_lm
 from efface.families.causal_lm import CausalLM
 from efface.families.decoder import ROLES
 from efface.ops.loop import mean_loss
@@ -171,7 +172,7 @@ def test_text_rows_without_a_start_token():
         subject.encode_row({"text": "The"})
 
 
-def test_a_tokenizer_that_leads_with_a_start_token_keeps_it():
+def test_a_tokenizer_that_leads_with_a_start_token_keeps_it(monkeypatch):
     """Llama's tokenizer puts one before every text, and its models were never trained without."""
     subject = copy.copy(tiny.tiny_lm())
     subject.tokenizer = tiny.tokenizer()
@@ -181,7 +182,7 @@ def test_a_tokenizer_that_leads_with_a_start_token_keeps_it():
     assert encoded.prompt[0] == start and encoded.prompt[1:] == tiny.tiny_lm().encode_row(FACTS.keep[0]).prompt
     assert start not in encoded.answer
     seen = []
-    subject._continue = lambda ids, max_new: seen.extend(ids) or [""] * len(ids)
+    monkeypatch.setattr(causal_lm, "continuations", lambda model, words, ids, *rest: seen.extend(ids) or [[""]] * len(ids))
     subject.generate(FACTS.keep[:1])
     assert tuple(seen[0]) == encoded.prompt
 

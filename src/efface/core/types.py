@@ -20,7 +20,7 @@ from efface.core.rows import Row
 if TYPE_CHECKING:
     from efface.core.context import Context
 
-__all__ = ["Attack", "Benchmark", "Data", "Guard", "Measurement", "Method", "Metric", "Recipe", "Report", "Request", "Row", "Shield", "Step", "Subject", "System", "Verdict"]
+__all__ = ["Attack", "Benchmark", "Data", "Finding", "Guard", "Intent", "Measurement", "Method", "Metric", "Recipe", "Report", "Request", "Row", "Shield", "Step", "Subject", "System", "Verdict"]
 
 C = TypeVar("C", bound=Config)
 
@@ -193,6 +193,8 @@ class Measurement(BaseModel):
     parts: dict[str, float | None] = {}
     """Named parts of the number: the nine of model utility, the points of a curve."""
     seconds: float = 0.0
+    spent: dict[str, float] = {}
+    """What an adversary spent: steps, queries."""
     table: list[dict[str, object]] = []
     """The per-row table itself, while in memory; written to `rows` and left out of reports."""
 
@@ -213,13 +215,45 @@ class Verdict(BaseModel):
     """Per axis (forgetting, privacy, utility): distance, its interval, margin, and what it says."""
 
 
+class Finding(BaseModel):
+    """One line of evidence on whether knowledge left the weights: how far the candidate is from the reference on it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    evidence: Literal["behavior", "deeper statistics", "membership", "relearning", "rounding", "trace", "prompts", "other changes of the weights"]
+    name: str
+    distance: float | None = None
+    """0 as the reference, above 0 known better; in shares of what the original knows beyond the reference, or in AUC."""
+    low: float | None = None
+    high: float | None = None
+    margin: float = 0.0
+    says: Literal["as the reference", "still there", "over-forgotten", "can't say"]
+
+
+class Intent(BaseModel):
+    """What the evidence says was done to the knowledge, whatever a method claims (after SoK, arXiv:2506.09227)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    measured: Literal["removal", "suppression", "not forgotten", "damaged", "can't say"]
+    line: str
+    """One sentence in plain words."""
+    findings: tuple[Finding, ...] = ()
+    missing: tuple[str, ...] = ()
+    """Kinds of evidence that "removal" needs and that were not measured, with the reason."""
+
+
 class Report(BaseModel):
     """All that is known of one run; every view (HTML, Markdown, table) is made from it alone."""
 
     schema_version: int = 1
     title: str = ""
     verdict: Verdict
+    intent: Intent | None = None
+    """Removal or suppression, where the evidence of attacks was gathered."""
     request: Request
+    excluded: tuple[int, ...] = ()
+    """Numbers of the forget rows that the original never knew and that an audit left out."""
     reference: str = ""
     """What stands for the retrained model, in words; "" when there is none."""
     steps: tuple[Step, ...] = ()

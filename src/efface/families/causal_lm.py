@@ -55,7 +55,10 @@ class CausalLM(Subject):
         """Token ids of one row, through the chat template where the tokenizer has one."""
         parts = parts or row_files.layout([row], where)
         if "text" in parts:
-            ids = self._ids(str(row[parts["text"]]))
+            ids, given = self._ids(str(row[parts["text"]])), str(row.get("given") or "")
+            if given:  # what stands before the text and is not predicted; read together, as tokens may join across the gap
+                head, whole = (self._lead(False) + self._ids(text) for text in (given, given + str(row[parts["text"]])))
+                return self._fits(Encoded(tuple(whole[: len(head)]), tuple(whole[len(head) :]), False), where)
             lead = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else ids[:1]
             return self._fits(Encoded(tuple(lead), tuple(ids if lead != ids[:1] else ids[1:]), False), where)
         prompt, answer = self._prompt_text(row, parts), self._answer_text(row, parts)
@@ -68,10 +71,10 @@ class CausalLM(Subject):
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _lead(self) -> list[int]:
-        """The token that this tokenizer puts in front of every text, as Llama's does; a chat template brings its own."""
+    def _lead(self, template: bool = True) -> list[int]:
+        """The token that this tokenizer puts in front of every text, as Llama's does; a chat template, where one is used, brings its own."""
         start = self.tokenizer.bos_token_id
-        if self.tokenizer.chat_template or start is None:
+        if (template and self.tokenizer.chat_template) or start is None:
             return []
         return [start] if list(self.tokenizer("")["input_ids"])[:1] == [start] else []
 
@@ -253,7 +256,7 @@ class CausalLM(Subject):
             texts = [self._prompt_text(row, parts) for row in prompts]
         for shield in self.shields:
             texts = list(shield.screen(texts))
-        lead = self._lead()
+        lead = self._lead("text" not in parts)
         ids = [lead + self._ids(text) for text in texts]
         order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
         for start in range(0, len(order), size):

@@ -20,6 +20,8 @@ ROLES: dict[str, tuple[str, ...]] = {
 """Module of each role inside one layer, over the layouts of Llama, Qwen, OLMo, GPT-2 and NeoX."""
 LAYERS = ("model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.layers")
 """Where the list of layers stands."""
+NORMS = ("model.norm", "transformer.ln_f", "gpt_neox.final_layer_norm", "model.decoder.final_layer_norm")
+"""Where the norm between the last layer and the head stands."""
 
 
 @dataclass(frozen=True)

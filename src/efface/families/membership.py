@@ -10,6 +10,7 @@ import numpy as np
 from efface.core.card import Card
 from efface.core.context import Context
 from efface.core.errors import Missing
+from efface.core.rows import layout
 from efface.core.types import Measurement, Request, Row
 from efface.families import forms
 from efface.families.causal_lm import RowScore
@@ -17,7 +18,8 @@ from efface.ops import stats
 
 Scorer = Callable[[RowScore], float | None]
 """How much a row looks like a member (higher = more), or None for a row with nothing to measure."""
-
+SetScorer = Callable[[Any, list[Row]], list[float | None]]
+"""The same for all rows of a set at once, from a subject and the rows."""
 
 MOST = 400
 """Most rows of each side that are read, evenly spaced; as many as the metrics read by default, so that the passes are shared."""
@@ -36,6 +38,13 @@ def attack(card: Card, subject: Any, request: Request, ctx: Context, scorer: Sco
     return measure(card, scored(subject, request, ctx, scorer), scored(reference, request, ctx, scorer) if reference else None)
 
 
+def compare(card: Card, subject: Any, rows: tuple[list[Row], list[Row]], ctx: Context, scorer: SetScorer) -> Measurement:
+    """The measurement of an attack that scores whole row sets: `rows` are members and others, read in the subject and in the reference."""
+    reference = ctx.baselines.get("reference")
+    mine = Scored(scorer(subject, rows[0]), scorer(subject, rows[1]))
+    return measure(card, mine, Scored(scorer(reference, rows[0]), scorer(reference, rows[1])) if reference else None)
+
+
 def scored(subject: Any, request: Request, ctx: Context, scorer: Scorer) -> Scored:
     """Scores of both sides, from the shared pass over each."""
     return Scored(*([scorer(row) for row in forms.gold(subject, rows, ctx)] for rows in sides(request)))
@@ -47,7 +56,10 @@ def sides(request: Request) -> tuple[list[Row], list[Row]]:
 
 
 def measure(card: Card, mine: Scored, reference: Scored | None) -> Measurement:
-    """AUC with its interval; what the reference gives, and PrivLeak against it, are None without one."""
+    """AUC with its interval; what the reference gives, and PrivLeak against it, are None without one.
+
+    An interval that lies wholly below 0.5 is explained in `why`: as a leak, or as a difference of the rows where the reference has it too.
+    """
     members, others = _there(mine.members), _there(mine.others)
     if not len(members) or not len(others):
         raise Missing(f"{card.name} needs forget and unseen rows with tokens; found {len(members)} and {len(others)}")
@@ -70,7 +82,19 @@ def measure(card: Card, mine: Scored, reference: Scored | None) -> Measurement:
         for at, score in enumerate(own)
     ]
     n = len(members) + len(others)
-    return Measurement(system=card.name, subject="", value=area.value, low=area.low, high=area.high, n=n, better="as-reference", parts=parts, table=table)
+    return Measurement(
+        system=card.name, subject="", value=area.value, low=area.low, high=area.high, n=n, better="as-reference", why=below(area, base),
+        parts=parts, table=table,
+    )
+
+
+def below(area: stats.Interval, reference: float | None) -> str:
+    """What an AUC means whose interval lies below 0.5; "" for any other."""
+    if area.high >= 0.5:
+        return ""
+    if reference is not None and reference <= area.high:
+        return "below 0.5 as in the reference: the unseen rows differ from the forget rows by themselves, so this is no leak"
+    return "a leak: the forget rows stand out, less likely than text that nobody trained on"
 
 
 def privleak(area: float, reference: float | None) -> float | None:
@@ -81,6 +105,25 @@ def privleak(area: float, reference: float | None) -> float | None:
     if reference is None or reference >= 1:
         return None
     return 100.0 * (reference - area) / (1.0 - reference)
+
+
+def answer(row: Row) -> str:
+    """The part of a row that is scored: its answer, or its text."""
+    parts = layout([row])
+    return str(row[parts["text"]]) if "text" in parts else forms.gold_text(row)
+
+
+def changed(row: Row, change: Callable[[str], str], prompt: bool = False) -> Row:
+    """The row with its answer (or its text) put through `change`, and what is asked as well where `prompt` says so."""
+    parts = layout([row])
+    if "messages" in parts:
+        said: list[dict[str, object]] = [dict(message) for message in row["messages"]]  # type: ignore[attr-defined]
+        for at, message in enumerate(said):
+            if prompt or at == len(said) - 1:
+                message["content"] = change(str(message["content"]))
+        return {**row, "messages": said}
+    columns = [column for part, column in parts.items() if prompt or part != "prompt"]
+    return {**row, **{column: change(str(row[column])) for column in columns}}
 
 
 def _there(scores: Sequence[float | None]) -> np.ndarray:

@@ -37,6 +37,8 @@ class NegativePrompt(Guard[NegativePromptConfig]):
 
     card = Card(
         name="negative_prompt", title="Negative prompt", paper="arXiv:2207.12598", families=("diffusion",), needs=("generate",), uses=("names",),
+        technique="in-context", intent="suppress", touches=("input",), locality="none", data=("names",), operator="outputs",
+        sequence="accumulates", reversible=True, guarantee="none",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:

@@ -82,6 +82,8 @@ class Safree(Guard[SafreeConfig]):
 
     card = Card(
         name="safree", title="SAFREE", paper="arXiv:2410.12761", families=("diffusion",), needs=("generate",), uses=("names",),
+        technique="filtering", intent="suppress", touches=("input", "activations"), locality="none", data=("names",), operator="weights",
+        sequence="accumulates", reversible=True, guarantee="empirical",
         departs="every encoder that the denoiser attends to has triggers of its own, where the released code filters SDXL's second encoder alone and applies "
         "T5's triggers to CLIP's positions in SD3; T5 is summed up by the mean over its words, not by position 0; a word on its own is compared with the "
         "whole prompt; re-attention works, and leaves frequencies alone in which both prompts agree",

@@ -75,6 +75,8 @@ class SLD(Guard[SLDConfig]):
 
     card = Card(
         name="sld", title="Safe latent diffusion", paper="arXiv:2211.05105", families=("diffusion",), needs=("generate",), uses=("names",),
+        technique="filtering", intent="suppress", touches=("logits",), locality="none", data=("names",), operator="logits",
+        sequence="accumulates", reversible=True, guarantee="empirical",
         departs="the safety concept is the request's own, where the paper has a list of unsafe things; for networks that give v, sizes are those of the "
         "noise that v implies (the paper knows networks that give noise alone)",
     )

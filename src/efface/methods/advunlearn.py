@@ -103,6 +103,8 @@ class AdvUnlearn(Method[AdvUnlearnConfig]):
 
     card = Card(
         name="advunlearn", title="AdvUnlearn", paper="arXiv:2405.15234", families=("diffusion",), needs=("weights",), uses=("names", "keep"),
+        technique="parameter optimization", intent="remove", touches=("weights",), locality="one module", data=("keep rows", "names"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="noisy latents come from paths of the frozen model that are drawn once, where the code draws a path with the current model "
         "in every step of attack and training, and t is the path's own, where the code draws it from the 20 around; the attack's gradients "
         "are zeroed, its last vectors are used and none is changed in place, unlike in the code; each row of a batch is attacked by itself; the "

@@ -45,7 +45,10 @@ class Amnesiac(Method[AmnesiacConfig]):
 
     card = Card(
         name="amnesiac", title="Amnesiac unlearning", paper="arXiv:2010.10981", families=("classifier", "regressor"), needs=("losses",),
-        uses=("forget", "keep"), made_by="recorded", departs="any part of the watched rows can be forgotten; the record is safetensors, where the code pickles it",
+        uses=("forget", "keep"), made_by="recorded",
+        technique="parameter merging", intent="remove", touches=("weights",), locality="all", data=("forget rows", "keep rows", "statistics"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
+        departs="any part of the watched rows can be forgotten; the record is safetensors, where the code pickles it",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:

@@ -50,6 +50,8 @@ class BadTeacher(Method[BadTeacherConfig]):
     card = Card(
         name="bad_teacher", title="Bad teacher", paper="arXiv:2205.08096", families=("classifier",), needs=("losses", "predict", "fresh"),
         uses=("forget", "keep"),
+        technique="relabeling", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="the divergence is averaged over rows, where the code divides by the number of classes as well; the student trains in train "
         "mode, where the code leaves it in whichever mode it was",
     )

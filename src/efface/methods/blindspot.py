@@ -56,6 +56,8 @@ class Blindspot(Method[BlindspotConfig]):
     card = Card(
         name="blindspot", title="Blindspot unlearning of regression", paper="arXiv:2210.08196", families=("regressor",),
         needs=("losses", "fresh", "activations"), uses=("forget", "keep"),
+        technique="relabeling", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="outputs of all layers before their nonlinearity, where the code names some after it; in a fully connected layer the squared "
         "activations are the map, where the code averages them into one number, whose term is always 0; batches of 64, not 256",
     )

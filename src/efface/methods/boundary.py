@@ -49,6 +49,8 @@ class Boundary(Method[BoundaryConfig]):
 
     card = Card(
         name="boundary", title="Boundary shrink and expand", paper="arXiv:2303.11570", families=("classifier",), needs=("losses",), uses=("forget",),
+        technique="relabeling", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows",), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="rows that the attack does not move into another class are dropped, where the code reinforces their own label; the extra "
         "output of expand is cut off, where a port leaves it",
     )

@@ -44,6 +44,8 @@ class CertifiedRemoval(Method[CertifiedRemovalConfig]):
     card = Card(
         name="certified_removal", title="Certified removal from a convex head", paper="arXiv:1911.03030", families=("classifier",),
         needs=("features", "losses"), uses=("forget", "keep"),
+        technique="closed form", intent="remove", touches=("weights",), locality="one module", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="bounded",
         departs="the residuals of training and of the linear solver count against the budget; over several classes the norm of their "
         "bounds counts, where the paper bounds each class alone; a classifier without a convex head gets one first",
     )

@@ -42,6 +42,8 @@ class CFk(Method[CFkConfig]):
     card = Card(
         name="cf_k", title="Catastrophic forgetting of the last k layers", paper="arXiv:2201.06640", families=("classifier", "regressor"),
         needs=("losses", "weights"), uses=("keep",),
+        technique="parameter optimization", intent="remove", touches=("weights",), locality="selected layers", data=("keep rows",), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="none",
         departs="statistics of batch normalization in the frozen part do not move; can end at the level of rows never seen",
     )
 

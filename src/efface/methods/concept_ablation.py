@@ -72,6 +72,8 @@ class ConceptAblation(Method[ConceptAblationConfig]):
     card = Card(
         name="concept_ablation", title="Concept ablation", paper="arXiv:2303.13516", families=("diffusion",), needs=("weights",),
         uses=("names", "instead", "near"),
+        technique="relabeling", intent="remove", touches=("weights",), locality="selected parameters", data=("names",), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="the anchor's prediction comes from a frozen copy unless anchor='self'; pictures stay latents, drawn once without flips or random "
         "scales; means are over all elements, where the code's mask makes the first term weigh as much as the channels; prompts come from the "
         "request's rows, not from a language model; in the set embedding only the concept's own words move, without weight decay",

@@ -95,6 +95,8 @@ class ConceptPoison(Method[ConceptPoisonConfig]):
     card = Card(
         name="concept_poison", title="Concept inference and data poisoning", paper="arXiv:2405.15662", families=("classifier",),
         needs=("losses", "features", "predict"), uses=("forget", "keep"), extra="concepts",
+        technique="relabeling", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="the paper's labels and training settings are not public, these are the usual ones; the sparse head is a softmax regression "
         "that converges, where post-hoc-cbm takes stochastic steps for each class against the rest",
     )

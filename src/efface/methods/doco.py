@@ -69,6 +69,8 @@ class DoCo(Method[DoCoConfig]):
     card = Card(
         name="doco", title="Concept domain correction", paper="arXiv:2405.15304", families=("diffusion",), needs=("weights",),
         uses=("names", "forget", "keep", "near", "instead"),
+        technique="parameter optimization", intent="remove", touches=("weights",), locality="selected parameters", data=("forget rows", "keep rows", "names"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="surgery is the true projection, where the code forgets a factor; the discriminator never receives the model's gradients; it has "
         "group normalization, where batch normalization mixes the few pictures of a batch, and as many halvings as the latents allow; rows to "
         "keep are the request's, where the code keeps the anchor's pictures; prompts are paired by exchanging the concept in them",

@@ -59,6 +59,8 @@ class DP2Unlearn(Method[DP2UnlearnConfig]):
     card = Card(
         name="dp2unlearn", title="Private base, then the kept rows (DP2Unlearning)", paper="arXiv:2504.13774", families=("causal-lm", "classifier", "regressor"),
         needs=("losses",), uses=("keep",), made_by="dp",
+        technique="retraining", intent="remove", touches=("weights", "adapter"), locality="all", data=("keep rows",), operator="weights",
+        sequence="refits", reversible=False, guarantee="bounded",
         departs="the paper's tables lack the same training from the pretrained model, which is measured here",
     )
 

@@ -53,6 +53,8 @@ class DPO(Method[DPOConfig]):
     card = Card(
         name="dpo", title="Direct preference optimization on refusals", paper="arXiv:2404.05868", families=("causal-lm",),
         needs=("losses", "sequence_log_probs", "score"), uses=("forget", "keep"),
+        technique="parameter optimization", intent="suppress", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="each question meets a few refusals drawn before the run, where the code draws one at every access; KL over labeled "
         "positions; each keep row weighs the same; ends at the level of rows never seen, where the code always runs its epochs",
     )

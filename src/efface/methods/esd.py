@@ -70,6 +70,8 @@ class ESD(Method[ESDConfig]):
 
     card = Card(
         name="esd", title="Erased stable diffusion", paper="arXiv:2303.07345", families=("diffusion",), needs=("weights",), uses=("names",),
+        technique="parameter optimization", intent="remove", touches=("weights",), locality="selected parameters", data=("names",), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="paths are drawn once and visited several times, where the code draws one for every step; float32 throughout, where the code "
         "trains in bfloat16; DDIM (Euler for flow models) in place of the pipeline's own sampler",
     )

@@ -48,6 +48,8 @@ class EUk(Method[EUkConfig]):
     card = Card(
         name="eu_k", title="Exact unlearning of the last k layers", paper="arXiv:2201.06640", families=("classifier", "regressor"),
         needs=("losses", "weights", "fresh"), uses=("keep",),
+        technique="retraining", intent="remove", touches=("weights",), locality="selected layers", data=("keep rows",), operator="weights",
+        sequence="refits", reversible=False, guarantee="empirical",
         departs="new random weights where the seed of the initial ones is not given; statistics of batch normalization in the frozen part do not move",
     )
 

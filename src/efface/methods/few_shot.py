@@ -95,6 +95,8 @@ class FewShot(Method[FewShotConfig]):
 
     card = Card(
         name="few_shot", title="Few-shot unlearning", paper="arXiv:2405.07288", families=("diffusion",), needs=("weights",), uses=("names",),
+        technique="parameter optimization", intent="remove", touches=("weights",), locality="selected parameters", data=("names",), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="stops when predictions for kept prompts drift, where the code always runs all epochs and keeps a model of each; the mean of the "
         "autoencoder's posterior, where the code samples it once; templates take the concept without its article, or the word style at its end, "
         "and those that a short tokenizer would cut are left out",

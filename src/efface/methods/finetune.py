@@ -28,6 +28,8 @@ class Finetune(Method[FinetuneConfig]):
 
     card = Card(
         name="finetune", title="Fine-tuning on kept rows", paper="", families=("causal-lm", "classifier", "regressor"), needs=("losses",), uses=("keep",),
+        technique="parameter optimization", intent="remove", touches=("weights", "adapter"), locality="all", data=("keep rows",), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="none",
         departs="each row weighs the same, where many trainers let each token weigh the same",
     )
 

@@ -55,6 +55,8 @@ class Fisher(Method[FisherConfig]):
 
     card = Card(
         name="fisher", title="Fisher forgetting", paper="arXiv:1911.04933", families=("classifier",), needs=("losses", "weights", "features"), uses=("forget", "keep"),
+        technique="closed form", intent="remove", touches=("weights",), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="the forgotten class is read off the rows; the last layer is the last linear module, where the code takes every parameter "
         "with as many rows as there are classes",
     )

@@ -39,7 +39,10 @@ class GaussianAmnesiac(Method[GaussianAmnesiacConfig]):
 
     card = Card(
         name="gaussian_amnesiac", title="Gaussian-Amnesiac unlearning of regression", paper="arXiv:2210.08196", families=("regressor",),
-        needs=("losses",), uses=("forget", "keep"), departs="batches of 64, not 256",
+        needs=("losses",), uses=("forget", "keep"),
+        technique="relabeling", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
+        departs="batches of 64, not 256",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:

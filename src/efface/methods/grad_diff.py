@@ -40,6 +40,8 @@ class GradDiff(Method[GradDiffConfig]):
     card = Card(
         name="grad_diff", title="Gradient difference", paper="arXiv:2203.12817", families=("causal-lm", "classifier", "regressor"), needs=("losses",),
         uses=("forget", "keep"),
+        technique="parameter optimization", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="each row weighs the same, where the code lets each token weigh the same; ends at the level of rows never seen, where the "
         "code always runs ten epochs",
     )

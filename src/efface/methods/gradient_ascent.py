@@ -32,6 +32,8 @@ class GradientAscent(Method[GradientAscentConfig]):
     card = Card(
         name="gradient_ascent", title="Gradient ascent", paper="arXiv:2401.06121", families=("causal-lm", "classifier", "regressor"), needs=("losses",),
         uses=("forget",),
+        technique="parameter optimization", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows",), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="each row weighs the same, where the code lets each token weigh the same; ends at the level of rows never seen, where the "
         "code always runs ten epochs",
     )

@@ -42,6 +42,8 @@ class IDK(Method[IDKConfig]):
     card = Card(
         name="idk", title="Cross-entropy on refusals", paper="arXiv:2401.06121", families=("causal-lm",), needs=("losses",),
         uses=("forget", "keep"),
+        technique="relabeling", intent="suppress", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="each row weighs the same, where the code lets each token weigh the same; each question meets a few refusals drawn before "
         "the run, where the code draws one at every access; ends at the level of rows never seen, where the code always runs its epochs",
     )

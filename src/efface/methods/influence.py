@@ -60,6 +60,8 @@ class Influence(Method[InfluenceConfig]):
     card = Card(
         name="influence", title="Influence unlearning", paper="arXiv:2304.04934", families=("classifier", "regressor"), needs=("losses", "weights"),
         uses=("forget", "keep"),
+        technique="closed form", intent="remove", touches=("weights",), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="N is the number of keep rows, where the code fixes 1000 and reads 1002 rows; alpha 20, because at 1 the recursion moves "
         "small networks by next to nothing; exact solvers beside the recursion",
     )

@@ -40,6 +40,8 @@ class KL(Method[KLConfig]):
 
     card = Card(
         name="kl", title="KL minimization", paper="arXiv:2401.06121", families=("causal-lm",), needs=("losses",), uses=("forget", "keep"),
+        technique="parameter optimization", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="KL over labeled positions, where the code averages over prompt and padding too; each row weighs the same; ends at the "
         "level of rows never seen, where the code always runs its epochs",
     )

@@ -42,6 +42,8 @@ class L1Sparse(Method[L1SparseConfig]):
     card = Card(
         name="l1_sparse", title="Fine-tuning with a fading l1 penalty", paper="arXiv:2304.04934", families=("classifier", "regressor"),
         needs=("losses",), uses=("keep",),
+        technique="parameter optimization", intent="remove", touches=("weights",), locality="all", data=("keep rows",), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="with as many epochs without a penalty as there are epochs the coefficient is 0, where the code leaves it at gamma throughout",
     )
 

@@ -79,6 +79,8 @@ class LAF(Method[LAFConfig]):
     card = Card(
         name="laf", title="Label-agnostic forgetting", paper="arXiv:2404.00506", families=("classifier",), needs=("features", "weights"),
         uses=("forget", "keep"),
+        technique="parameter optimization", intent="remove", touches=("weights",), locality="selected layers", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="the autoencoders' output is linear, where the code ends them in a sigmoid; each epoch goes on in the larger row set where the "
         "last one ended",
     )

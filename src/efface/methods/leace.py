@@ -62,6 +62,8 @@ class LEACE(Method[LEACEConfig]):
     card = Card(
         name="leace", title="Least-squares concept erasure", paper="arXiv:2306.03819", families=("classifier", "regressor"), needs=("features", "weights"),
         uses=("forget", "keep"), extra="concepts",
+        technique="closed form", intent="suppress", touches=("weights",), locality="one module", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="one eraser, before the head, folded into it, where the paper also scrubs every layer of language models; correlations below 1e-6 are "
         "left in, where the package leaves those below 0.01",
     )

@@ -39,6 +39,8 @@ class MaximizeDistance(Method[MaximizeDistanceConfig]):
 
     card = Card(
         name="maximize_distance", title="Maximized text distance", paper="baseline of Text-to-Unlearn", families=("gan",), uses=("names",),
+        technique="parameter optimization", intent="remove", touches=("weights",), locality="one module", data=("names", "assistant model"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="none",
         departs="optimizer and steps are not known from the paper",
     )
 

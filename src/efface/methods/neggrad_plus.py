@@ -42,6 +42,8 @@ class NegGradPlus(Method[NegGradPlusConfig]):
 
     card = Card(
         name="neggrad_plus", title="NegGrad+", paper="arXiv:2302.09880", families=("classifier", "regressor"), needs=("losses",), uses=("forget", "keep"),
+        technique="parameter optimization", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="can end at a loss ceiling or at the level of rows never seen, where the code always runs all epochs",
     )
 

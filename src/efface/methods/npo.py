@@ -51,6 +51,8 @@ class NPO(Method[NPOConfig]):
     card = Card(
         name="npo", title="Negative preference optimization", paper="arXiv:2404.05868", families=("causal-lm",),
         needs=("losses", "sequence_log_probs", "score"), uses=("forget", "keep"),
+        technique="parameter optimization", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="forget weight 0.1, where the code has 1; KL over labeled positions, where the code averages over prompt and padding too; each keep row weighs the same; ends at the "
         "level of rows never seen, where the code always runs ten epochs",
     )

@@ -38,6 +38,8 @@ class RandomLabel(Method[RandomLabelConfig]):
 
     card = Card(
         name="random_label", title="Random labels", paper="arXiv:1911.04933", families=("classifier",), needs=("losses",), uses=("forget", "keep"),
+        technique="relabeling", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="in a union, labels are drawn once, where SalUn's code draws them at every epoch; own labels are left out unless asked for",
     )
 

@@ -61,6 +61,8 @@ class RECE(Method[RECEConfig]):
     card = Card(
         name="rece", title="Reliable and efficient concept erasure", paper="arXiv:2407.12383", families=("diffusion",), needs=("weights",),
         uses=("names", "near", "instead"),
+        technique="closed form", intent="remove", touches=("weights",), locality="selected parameters", data=("names",), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="earlier states stay among the pairs and targets are the original's outputs (cumulative), neighbors and keep prompts are held in every round, and the number of rounds is "
         "a setting, where the code keeps the round in which a judge finds least",
     )

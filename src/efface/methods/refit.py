@@ -31,6 +31,8 @@ class Refit(Method[RefitConfig]):
     card = Card(
         name="refit", title="Training anew without the forget rows (exact)", paper="", families=("classifier", "regressor"),
         needs=("predict",), uses=("forget", "keep"),
+        technique="retraining", intent="remove", touches=("weights",), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="refits", reversible=False, guarantee="exact",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:

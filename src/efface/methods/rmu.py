@@ -56,6 +56,8 @@ class RMU(Method[RMUConfig]):
     card = Card(
         name="rmu", title="Representation misdirection", paper="arXiv:2403.03218", families=("causal-lm",), needs=("weights", "activations"),
         uses=("forget", "keep"),
+        technique="parameter optimization", intent="remove", touches=("weights",), locality="selected layers", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="the mean over labeled tokens of each row, where WMDP's code counts padding and open-unlearning mixes the lengths of a "
         "batch; layer and c adapt to the model; alpha 20, where the paper has 100 or 1200; ends at the level of rows never seen, where the code always runs 80 batches",
     )

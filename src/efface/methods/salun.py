@@ -81,6 +81,8 @@ class SalUn(Method[SalUnConfig]):
     card = Card(
         name="salun", title="Saliency unlearning", paper="arXiv:2310.12508", families=("classifier", "diffusion"), needs=("losses",),
         uses=("forget", "keep", "near", "instead"),
+        technique="relabeling", intent="remove", touches=("weights",), locality="selected parameters", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="the saliency weighs every row the same, where the code weighs every batch the same; in a union, labels are drawn once, "
         "where the code draws them at every epoch; on text-to-image models the other prompt is the request's instead or near, and a random "
         "keep prompt without them, where the code takes the next class, and pictures that are not given are drawn by the model",

@@ -83,6 +83,8 @@ class Scrub(Method[ScrubConfig]):
 
     card = Card(
         name="scrub", title="SCRUB", paper="arXiv:2302.09880", families=("classifier",), needs=("losses", "predict"), uses=("forget", "keep"),
+        technique="parameter optimization", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="a student whose first maximizing pass would have no gradient starts from weights with noise; no weight decay by default, "
         "where the code has 0.1; the learning rate falls by schedule, not at listed passes",
     )

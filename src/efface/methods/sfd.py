@@ -82,6 +82,8 @@ class SFD(Method[SFDConfig]):
     card = Card(
         name="sfd", title="Score forgetting distillation", paper="arXiv:2409.11219", families=("diffusion",),
         uses=("forget", "keep", "names", "near", "instead"),
+        technique="parameter optimization", intent="remove", touches=("weights",), locality="one module", data=("forget rows", "keep rows", "names"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="a sample that is not finite is left out and the mean taken over the others, where the code divides by all; a gradient that is "
         "not finite ends the run, where the code zeroes it; the average's decay rises by degrees; both networks are clipped at any precision; "
         "a prompt without the concept's phrase becomes the safe phrase, where the code leaves it; flow models and near concepts in turn are added",

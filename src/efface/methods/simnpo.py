@@ -52,6 +52,8 @@ class SimNPO(Method[SimNPOConfig]):
 
     card = Card(
         name="simnpo", title="SimNPO", paper="arXiv:2410.07163", families=("causal-lm",), needs=("losses",), uses=("forget", "keep"),
+        technique="parameter optimization", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="forget weight 1, where the paper tunes it to 0.125 or 0.1375; delta inside beta, as in the code, where the paper has it outside; each keep row weighs the same; ends at the level of rows "
         "never seen, where the code always runs ten epochs",
     )

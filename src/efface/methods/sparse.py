@@ -60,6 +60,8 @@ class Sparse(Method[SparseConfig]):
     card = Card(
         name="sparse", title="Pruning before unlearning", paper="arXiv:2304.04934", families=("classifier", "regressor"), needs=("losses",),
         uses=("forget", "keep"),
+        technique="pruning", intent="remove", touches=("weights",), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="prunes the trained model that is given and trains on from its own weights, where the code goes back to a checkpoint of epoch 8; "
         "SynFlow scores the trained weights, ends at the exact count, and leaves out what is added to a flow; linear layers are pruned where nothing convolves; "
         "one percent of each layer stays in any case",

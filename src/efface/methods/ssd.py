@@ -63,6 +63,8 @@ class SSD(Method[SSDConfig]):
     card = Card(
         name="ssd", title="Selective synaptic dampening", paper="arXiv:2308.07707", families=("classifier", "regressor"), needs=("losses",),
         uses=("forget", "keep"),
+        technique="closed form", intent="remove", touches=("weights",), locality="selected parameters", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="gradients of single rows, where the code squares those of a mini-batch's mean (fisher=batch); that form weighs each "
         "batch by its rows, where the code counts a last batch of three like a full one; fails when nothing is selected, where the code gives the model back unchanged",
     )

@@ -90,6 +90,8 @@ class TextToUnlearn(Method[TextToUnlearnConfig]):
     card = Card(
         name="text_to_unlearn", title="Unlearning in GANs by textual guidance", paper="Prompting Forgetting: Unlearning in GANs via Textual Guidance",
         families=("gan",), uses=("names",),
+        technique="parameter optimization", intent="remove", touches=("weights",), locality="one module", data=("names", "assistant model"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="a reconstruction, for the paper could not be read: the term reach, and sparing latents that show the concept, are additions; "
         "LPIPS is a mean absolute difference at three resolutions, with equally weighted LPIPS over the encoder's own maps",
     )

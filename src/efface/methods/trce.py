@@ -105,6 +105,8 @@ class TRCE(Method[TRCEConfig]):
     card = Card(
         name="trce", title="Towards reliable concept erasure", paper="arXiv:2503.07389", families=("diffusion",), needs=("weights",),
         uses=("names", "near", "instead", "keep"),
+        technique="closed form", intent="remove", touches=("weights",), locality="selected parameters", data=("keep rows", "names"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="weights are built for every token of the concept, the preserve sum starts at 0, gradients are zeroed at each step, latents are kept "
         "with the step they stand before, 64 drawings of the empty prompt where the code has 2,000, and templates of our own",
     )

@@ -41,6 +41,8 @@ class UCE(Method[UCEConfig]):
 
     card = Card(
         name="uce", title="Unified concept editing", paper="arXiv:2308.14761", families=("diffusion",), needs=("weights",), uses=("names", "near", "instead"),
+        technique="closed form", intent="suppress", touches=("weights",), locality="selected parameters", data=("names",), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="solved in float64 without an explicit inverse; the bias of SD3's and FLUX's projections is left out of the target; expansions "
         "also apply to what is kept, where the code repeats the concept there; no debiasing",
     )

@@ -59,6 +59,8 @@ class UNSIR(Method[UNSIRConfig]):
     card = Card(
         name="unsir", title="UNSIR (error-maximizing noise, impair, repair)", paper="arXiv:2111.08947", families=("classifier",), needs=("losses",),
         uses=("forget", "keep"),
+        technique="parameter optimization", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="empirical",
         departs="noise carries the label of its own class and is used in full, where the notebook labels all of it 0 and keeps a few inputs",
     )
 

@@ -2,7 +2,8 @@
 
 A fact is (subject, relation, value): "Thornbridge" is the birthplace of "Petra Jorstead". Rows may name the three in columns of
 their own (subject or author or entity; relation or topic or property; value or object, or a list of answers or aliases);
-where they do not, the value is what the right answer does not share with the wrong ones, or the whole of a short answer.
+where they do not, the value is what the right answer does not share with the wrong ones, or the whole of a short answer, and
+the subject is found among the names that question and answer share (ops/subjects.py).
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from efface.core import rows as row_files
 from efface.core.errors import Missing
 from efface.core.rows import Row
+from efface.ops import subjects
 
 SUBJECT = ("subject", "author", "entity", "person")
 RELATION = ("relation", "topic", "property")
@@ -60,7 +62,11 @@ def of_rows(rows: Sequence[Row], where: str = "forget") -> list[Fact]:
     parts = row_files.layout(rows, where)
     if "text" in parts:
         raise Missing(f"the {where} rows are plain text; facts need rows with a question and an answer")
-    return [_of_row(row, parts) for row in rows]
+    found = [_of_row(row, parts) for row in rows]
+    if all(fact.subject for fact in found):
+        return found
+    names = subjects.subjects([(fact.question, fact.answer) for fact in found], [fact.value for fact in found])
+    return [fact if fact.subject else replace(fact, subject=name) for fact, name in zip(found, names, strict=True)]
 
 
 def says(text: str, values: Sequence[str], asked: str = "") -> bool:
@@ -70,6 +76,13 @@ def says(text: str, values: Sequence[str], asked: str = "") -> bool:
     """
     said = words(text)
     return any(_within(words(value), said, words(asked)) for value in values)
+
+
+def gives_away(text: str, fact: Fact) -> bool:
+    """Whether a text that is put to a model holds the fact's answer, so that reading it back would be no knowledge."""
+    return says(text, fact.accepted, fact.question) or any(
+        re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) for value in fact.accepted if value
+    )
 
 
 def words(text: str) -> list[str]:

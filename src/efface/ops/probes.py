@@ -20,8 +20,10 @@ from efface.core.digest import seed_from
 from efface.core.errors import UnknownName
 from efface.core.rows import Row
 from efface.ops import facts as fact_rows
+from efface.ops import multiple_choice
 from efface.ops.facts import Fact
 from efface.ops.languages import TEMPLATES
+from efface.ops.multiple_choice import Item
 
 BLANK = "___"
 LETTERS = "ABCD"
@@ -91,19 +93,20 @@ def _cloze(fact: Fact, facts: Sequence[Fact]) -> Probe | None:
 
 
 def _multiple_choice(fact: Fact, facts: Sequence[Fact]) -> Probe | None:
+    found = item(fact, facts)
+    return None if found is None else choice(found.question, found.options, found.right)
+
+
+def item(fact: Fact, facts: Sequence[Fact]) -> Item | None:
+    """The fact as a multiple choice among four values, None where there are not three wrong ones."""
     wrong = distractors(fact, facts)
-    if len(wrong) < len(LETTERS) - 1:
-        return None
-    place = seed_from("multiple choice", fact.question, fact.value) % len(LETTERS)
-    options = [*wrong[:place], fact.value, *wrong[place:]]
-    return choice(fact.question, options, place)
+    return multiple_choice.placed(fact.question, fact.value, wrong) if len(wrong) == len(LETTERS) - 1 else None
 
 
 def choice(question: str, options: Sequence[str], right_place: int) -> Probe:
     """The multiple choice over the options, of which the one at `right_place` is right."""
-    lines = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False))
     answers = (LETTERS[right_place], options[right_place])
-    return Probe("multiple_choice", f"{question}\n{lines}\nAnswer with the letter.", answers, lead="Answer:", options=tuple(options))
+    return Probe("multiple_choice", f"{multiple_choice.lettered(question, options)}\nAnswer with the letter.", answers, lead="Answer:", options=tuple(options))
 
 
 def _spelled(fact: Fact, facts: Sequence[Fact]) -> Probe | None:

@@ -19,14 +19,14 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap(rows: Sequence[float] | np.ndarray, statistic: Callable[[np.ndarray], float] = np.mean, seed: int = 0) -> Interval:
-    """The statistic over rows with its percentile bootstrap interval (rows drawn with replacement)."""
+def bootstrap(rows: Sequence[float] | np.ndarray, statistic: Callable[[np.ndarray], float] = np.mean, seed: int = 0, level: float = 0.95) -> Interval:
+    """The statistic over rows with its percentile bootstrap interval (rows drawn with replacement) of that level."""
     values = np.asarray(rows, dtype=float)
     if not len(values):
         raise ValueError("no rows to average")
     picks = np.random.default_rng(seed).integers(len(values), size=(DRAWS, len(values)))
     drawn = values[picks].mean(axis=1) if statistic is np.mean else np.array([statistic(values[pick]) for pick in picks])
-    return Interval(float(statistic(values)), *map(float, np.percentile(drawn, [2.5, 97.5])))
+    return Interval(float(statistic(values)), *map(float, np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)])))
 
 
 def auc(members: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray) -> float:

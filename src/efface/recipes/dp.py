@@ -81,6 +81,8 @@ class DP(Recipe[DPConfig]):
     card = Card(
         name="dp", title="Private training (DP-SGD)", paper="arXiv:1607.00133", families=("causal-lm", "classifier", "regressor"), needs=("losses",), uses=(),
         extra="dp",
+        technique="parameter optimization", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="independent", reversible=False, guarantee="bounded",
         departs="noise is pseudo-random and follows from the seed (opacus' secure mode is off, which also guards against attacks on rounding); the paper's "
         "layers have clipping norms of their own, here it is one for all",
     )

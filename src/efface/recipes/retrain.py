@@ -28,7 +28,11 @@ class RetrainConfig(Config):
 class Retrain(Recipe[RetrainConfig]):
     """Trains on the keep rows, after making sure that no forget row is among them."""
 
-    card = Card(name="retrain", title="Retraining without the forget rows", paper="", families=("causal-lm", "classifier", "regressor"), uses=("keep",))
+    card = Card(
+        name="retrain", title="Retraining without the forget rows", paper="", families=("causal-lm", "classifier", "regressor"), uses=("keep",),
+        technique="retraining", intent="remove", touches=("weights", "adapter"), locality="all", data=("keep rows",), operator="weights",
+        sequence="refits", reversible=False, guarantee="exact",
+    )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:
         """Return the retrained reference. Raises Unfit when a keep row is also a forget row."""

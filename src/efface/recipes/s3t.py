@@ -85,6 +85,8 @@ class S3T(Recipe[S3TConfig]):
     card = Card(
         name="s3t", title="S3T: exact deletion by switching adapters off", paper="arXiv:2406.16257", families=("classifier", "causal-lm"),
         needs=("losses",),
+        technique="parameter merging", intent="remove", touches=("adapter",), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="accumulates", reversible=False, guarantee="exact",
         departs="the last checkpoint of a stage is kept, where the authors pick one by the test set; batch normalization keeps the base's statistics; "
         "modules are matched by their whole names; more orders than slices are told apart by their later slices; a language model is one shard",
     )

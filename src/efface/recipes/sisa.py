@@ -82,6 +82,8 @@ class Sisa(Recipe[SisaConfig]):
 
     card = Card(
         name="sisa", title="SISA: shards and slices, retrained where a row is deleted", paper="arXiv:1912.03817", families=("classifier",),
+        technique="retraining", intent="remove", touches=("weights",), locality="all", data=("forget rows", "keep rows"), operator="weights",
+        sequence="refits", reversible=False, guarantee="exact",
         departs="a tie of votes goes to the larger mean probability, not to the smaller class number; keys hold content, seed, settings and version "
         "besides row numbers; a batch of one row is read in evaluation mode",
     )

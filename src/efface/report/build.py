@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from efface.core import registry
 from efface.core.card import Card
 from efface.core.errors import EffaceError
-from efface.core.types import Data, Measurement, Report, Step
+from efface.core.types import Data, Intent, Measurement, Report, Step
 from efface.report.text import NONE, clean, duration, memory, number, short, signed
-from efface.report.view import NAMES, Axis, Cell, Done, Line, Plane, Point, Sample, Skip, View
+from efface.report.view import NAMES, Axis, Cell, Done, Found, Line, Plane, Point, Sample, Skip, View
 
 TONES = {"forgotten": "good", "not forgotten": "bad", "over-forgotten": "warn", "damaged": "bad", "can't say": "unknown", "guarded": "warn"}
 WISHES = {"higher": "higher", "lower": "lower", "as-reference": "as reference"}
@@ -42,6 +42,10 @@ def view(report: Report) -> View:
         rest=_rest(line, word),
         guarded=guarded,
         reasons=tuple(map(clean, report.verdict.reasons)),
+        measured=report.intent.measured if report.intent else "",
+        findings=_findings(report.intent),
+        missing=tuple(map(clean, report.intent.missing)) if report.intent else (),
+        excluded=_excluded(report.excluded),
         axes=tuple(_axis(name, axis) for name, axis in report.verdict.axes.items()),
         subjects=subjects,
         reference=clean(report.reference),
@@ -63,6 +67,8 @@ def view(report: Report) -> View:
 def _verdict(report: Report) -> tuple[str, str, bool]:
     """Word, first line, and whether outputs are filtered: a guarded model is never called one that forgot."""
     word, line = str(report.verdict.word), clean(report.verdict.line)
+    if report.intent is not None:
+        line = f"{line} {clean(report.intent.line)}"
     methods, guards = ([step.system for step in report.steps if step.kind == kind] for kind in ("method", "guard"))
     changed = clean(f"Its weights were changed ({', '.join(methods)})." if methods else "No method changed its weights.")
     if not guards and not line.startswith("Guarded"):
@@ -74,6 +80,18 @@ def _verdict(report: Report) -> tuple[str, str, bool]:
         )
     by = clean(f" ({', '.join(guards)})" if guards else "")
     return word, f"{line} Behind the guard{by} the weights can still know. {changed}", True
+
+
+def _findings(intent: Intent | None) -> tuple[Found, ...]:
+    """The lines of evidence, those that speak against removal first."""
+    order = {"still there": 0, "over-forgotten": 1, "can't say": 2, "as the reference": 3}
+    found = sorted(intent.findings if intent else (), key=lambda f: (order[f.says], -abs(f.distance or 0.0) / (f.margin or 1.0)))
+    return tuple(Found(f.evidence, clean(f.name), signed(f.distance), f"[{signed(f.low)}, {signed(f.high)}]" if f.low is not None else "", number(f.margin), f.says) for f in found)
+
+
+def _excluded(numbers: Sequence[int]) -> str:
+    """Which forget rows were left out, in words; "" for none."""
+    return f"{len(numbers)} forget rows that the original never knew were left out: {', '.join(map(str, numbers))}." if numbers else ""
 
 
 def _rest(line: str, word: str) -> str:

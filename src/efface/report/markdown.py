@@ -19,6 +19,7 @@ def render(report: Report) -> str:
     sections = [
         _head(view),
         _axes(view),
+        _intent(view),
         _samples(view),
         _numbers(view, "What was measured", view.metrics),
         _attacks(view),
@@ -56,6 +57,17 @@ def _axes(view: View) -> str:
     table = _table(["Axis", "Decided by", "Distance", "95 % interval", "Margin", "Says"], rows)
     reasons = "\n".join(f"- {escaped(reason)}" for reason in view.reasons)
     return f"## Distance to the reference\n\n{table}" + (f"\n\n{reasons}" if reasons else "")
+
+
+def _intent(view: View) -> str:
+    """Removal or suppression, with every line of evidence."""
+    if not view.measured:
+        return ""
+    rows = [[f.evidence, escaped(f.name), f.distance, f.interval or NONE, f.margin, f.says] for f in view.findings]
+    said = [_table(["Evidence", "Read from", "Distance", "Interval", "Margin", "Says"], rows)] if rows else []
+    said += ["\n".join(f"- missing: {escaped(reason)}" for reason in view.missing)] if view.missing else []
+    said += [escaped(view.excluded)] if view.excluded else []
+    return "\n\n".join([f"## Removal or suppression: {view.measured}", *said])
 
 
 def _samples(view: View) -> str:

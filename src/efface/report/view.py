@@ -70,6 +70,17 @@ class Axis(NamedTuple):
     limit: float | None
 
 
+class Found(NamedTuple):
+    """One line of evidence on removal or suppression."""
+
+    evidence: str
+    name: str
+    distance: str
+    interval: str
+    margin: str
+    says: str
+
+
 class Skip(NamedTuple):
     """What has no number, and why."""
 
@@ -125,6 +136,11 @@ class View:
     """The first line without the verdict's word, to stand below it."""
     guarded: bool
     reasons: tuple[str, ...]
+    measured: str
+    """What the evidence says was done to the knowledge; "" where that was not asked."""
+    findings: tuple[Found, ...]
+    missing: tuple[str, ...]
+    excluded: str
     axes: tuple[Axis, ...]
     subjects: tuple[str, ...]
     reference: str

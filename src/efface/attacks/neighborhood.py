@@ -1,0 +1,154 @@
+"""Neighborhood attack on membership (arXiv:2305.18462): s(x) = mean loss of x's neighbors - loss of x.
+
+Neighbors are texts that differ from x in a few words and make as much sense, so only a model that learned x by heart
+prefers it to all of them. With `masked_lm` the words are drawn from a masked language model; by default they are words of
+the same kind from the keep rows (from the unseen rows where there are none): such as stand after the same word there, else
+such as are written the same way. The prompt stays as it is. Every model is asked about the same neighbors.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from efface.core import digest
+from efface.core.card import Card
+from efface.core.config import Config
+from efface.core.context import Context
+from efface.core.errors import Missing
+from efface.core.types import Attack, Measurement, Request, Row
+from efface.families import forms, membership
+
+WORD = re.compile(r"(\w[\w'’-]*)")
+"""What is replaced as a whole; everything between two words stays."""
+CORPUS = 2000
+"""Most rows to take words from."""
+Propose = Callable[[list[str], list[int], random.Random], dict[int, str] | None]
+"""From the pieces of a text (words at odd places) and the places to replace to new words, or None where there are none."""
+
+
+class NeighborhoodConfig(Config):
+    """Settings of the attack."""
+
+    neighbors: int = Field(5, ge=1)
+    """Neighbors of each row."""
+    share: float = Field(0.3, gt=0, le=1)
+    """Share of the words of a row that are replaced, of at least one."""
+    masked_lm: str = ""
+    """A masked language model that proposes the words: a folder or a name on the hub; "" takes words of other rows."""
+
+
+class Neighborhood(Attack[NeighborhoodConfig]):
+    """Takes rows for members that are likelier than texts that differ in a few words."""
+
+    card = Card(
+        name="neighborhood", title="Membership against neighboring texts", paper="arXiv:2305.18462", families=("causal-lm",), needs=("score",),
+        uses=("forget", "unseen"), access="logits", better="as-reference",
+        departs="without masked_lm, words of other rows stand in for a masked language model; 5 neighbors, 25 in mimir and up to 100 in the paper",
+    )
+
+    def run(self, subject: Any, request: Request, ctx: Context) -> Measurement:
+        """Return the AUC of the forget rows against the unseen rows. Raises Unfit when the request lacks either, Missing without the masked model."""
+        corpus = forms.sample(request.rows("keep" if request.keep else "unseen"), CORPUS)
+        propose = _masked(self.config.masked_lm) if self.config.masked_lm else of_rows([membership.answer(row) for row in corpus])
+
+        def near(rows: list[Row]) -> list[list[Row]]:
+            key = ("neighbors", self.config.model_dump_json(), request.digest, digest.of_value([dict(row) for row in rows]), ctx.seed)
+            return ctx.once(key, lambda: [self._near(row, propose, ctx.random("neighbors", membership.answer(row))) for row in rows])
+
+        def score(model: Any, rows: list[Row]) -> list[float | None]:
+            groups = near(rows)
+            alone = forms.losses(forms.gold(model, rows, ctx))
+            flat = [row for group in groups for row in group]
+            losses = iter(forms.losses(forms.gold(model, flat, ctx)) if flat else [])
+            return [gap(float(loss), [float(next(losses)) for _ in group]) for loss, group in zip(alone, groups, strict=True)]
+
+        return membership.compare(self.card, subject, membership.sides(request), ctx, score)
+
+    def _near(self, row: Row, propose: Propose, source: random.Random) -> list[Row]:
+        """The row's neighbors; none where no word can be replaced."""
+        found = (neighbor(membership.answer(row), self.config.share, propose, source) for _ in range(self.config.neighbors))
+        return [membership.changed(row, lambda _, text=text: text) for text in found if text is not None]  # type: ignore[misc]
+
+
+def gap(loss: float, near: Sequence[float]) -> float | None:
+    """Mean loss of the neighbors beyond the row's own; None for a row without neighbors."""
+    return float(np.mean(near)) - loss if len(near) else None
+
+
+def neighbor(text: str, share: float, propose: Propose, source: random.Random) -> str | None:
+    """The text with some of its words replaced; None where nothing can be proposed for any."""
+    pieces = WORD.split(text)
+    places = list(range(1, len(pieces), 2))
+    for place in source.sample(places, len(places)):  # a word without a substitute is passed over, so the others are tried in turn
+        chosen = [place, *source.sample([p for p in places if p != place], max(1, int(share * len(places))) - 1)]
+        if words := propose(pieces, sorted(chosen), source):
+            return "".join(words.get(at, piece) for at, piece in enumerate(pieces))
+    return None
+
+
+def of_rows(texts: Sequence[str]) -> Propose:
+    """Proposes words of the same kind out of other texts: such as follow the same word, else such as are written the same way."""
+    after: Mapping[tuple[str, str], set[str]] = defaultdict(set)
+    alike: Mapping[str, set[str]] = defaultdict(set)
+    for text in texts:
+        words = WORD.split(text)[1::2]
+        for left, word in zip(["", *words], words, strict=False):
+            after[left.casefold(), shape(word)].add(word)
+            alike[shape(word)].add(word)
+
+    def propose(pieces: list[str], places: list[int], source: random.Random) -> dict[int, str] | None:
+        found = {}
+        for place in places:
+            word, left = pieces[place], pieces[place - 2] if place > 1 else ""
+            for known in (after.get((left.casefold(), shape(word)), ()), alike.get(shape(word), ())):
+                if others := sorted(other for other in known if other.casefold() != word.casefold()):
+                    found[place] = source.choice(others)
+                    break
+        return found or None
+
+    return propose
+
+
+def shape(word: str) -> str:
+    """How a word is written: with digits, in capitals, with a capital, or small."""
+    if any(letter.isdigit() for letter in word):
+        return "digits"
+    return "capitals" if word.isupper() and len(word) > 1 else "capital" if word[0].isupper() else "small"
+
+
+def _masked(name: str) -> Propose:
+    """Proposes words drawn from a masked language model, all of a text at once. Raises Missing when it cannot be loaded."""
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+        model: Any = AutoModelForMaskedLM.from_pretrained(name).eval()
+    except (OSError, ValueError, KeyError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise Missing(f"cannot load the masked language model {name!r}: {line}; give a folder or a name on the hub, or no masked_lm") from None
+    if tokenizer.mask_token_id is None:
+        raise Missing(f"{name!r} has no mask token, so it is no masked language model; give another one, or no masked_lm")
+
+    @torch.no_grad()
+    def propose(pieces: list[str], places: list[int], source: random.Random) -> dict[int, str] | None:
+        text = "".join(tokenizer.mask_token if at in places else piece for at, piece in enumerate(pieces))
+        given = tokenizer(text, return_tensors="pt", truncation=True)
+        masks = (given["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten()
+        found = {}
+        for place, log_probs in zip(places, model(**given).logits[0, masks].log_softmax(-1), strict=False):
+            log_probs[tokenizer.all_special_ids] = -torch.inf
+            best = [(str(tokenizer.decode([token])).strip(), float(p.exp())) for p, token in zip(*(part.tolist() and part for part in log_probs.topk(min(50, len(log_probs)))), strict=True)]
+            words = [(word, weight) for word, weight in best if WORD.fullmatch(word) and word.casefold() != pieces[place].casefold()]
+            if words:
+                found[place] = source.choices([word for word, _ in words], [weight for _, weight in words])[0]
+        return found or None
+
+    return propose

@@ -1,4 +1,4 @@
-"""Regenerates what the docs take from the code: the README's table, docs/catalogue.md and docs/commands.md. `make docs` runs it."""
+"""Regenerates what the docs take from the code: tables in the README and docs/taxonomy.md, docs/catalogue.md, docs/commands.md. `make docs` runs it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import ast
 import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer
 
 from efface.cli.main import app
 from efface.cli.settings import describe
 from efface.core import registry
-from efface.core.card import FOLDERS, Card
+from efface.core.card import FOLDERS, Card, Technique
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- systems: made by make docs -->", "<!-- end of systems -->"
+FURTHER = {"independent": "each apart", "accumulates": "add up", "refits": "make all anew"}
 EXIT_CODES = (
     "0 done, 1 a bug in efface (with a traceback), 2 wrong use (one line that says what to do), 3 finished but a gate failed (`--fail-if`), "
     "130 stopped from the keyboard"
@@ -25,20 +26,21 @@ EXIT_CODES = (
 
 def pages() -> dict[Path, str]:
     """{path: text} of every page that holds generated text."""
-    readme = ROOT / "README.md"
+    readme, taxonomy = ROOT / "README.md", ROOT / "docs" / "taxonomy.md"
     return {
-        readme: between_markers(readme.read_text(encoding="utf-8"), table_of_systems()),
+        readme: between_markers(readme, table_of_systems()),
+        taxonomy: between_markers(taxonomy, table_of_classes()),
         ROOT / "docs" / "catalogue.md": catalogue(),
         ROOT / "docs" / "commands.md": commands(),
     }
 
 
-def between_markers(text: str, fresh: str) -> str:
-    """`text` with `fresh` between the two markers."""
-    head, _, rest = text.partition(BEGIN)
+def between_markers(page: Path, fresh: str) -> str:
+    """The text of a page with `fresh` between the two markers."""
+    head, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, found, tail = rest.partition(END)
     if not found:
-        raise ValueError(f"README.md has lost its markers {BEGIN} and {END}")
+        raise ValueError(f"{page.name} has lost its markers {BEGIN} and {END}")
     return f"{head}{BEGIN}\n\n{fresh}\n\n{END}{tail}"
 
 
@@ -54,6 +56,18 @@ def table_of_systems() -> str:
     """One line a system."""
     rows = [[kind, f"`{name}`", card.title, card.paper, ", ".join(card.families)] for kind, name, card in systems()]
     return table(["kind", "name", "what it is", "paper", "runs on"], rows)
+
+
+def table_of_classes() -> str:
+    """What makes models forget, by technique and within it by intent."""
+    order = get_args(Technique)
+    there = [(kind, name, card) for kind, name, card in systems() if card.technique]
+    there.sort(key=lambda entry: (order.index(entry[2].technique), entry[2].intent, entry[0] != "method"))
+    rows = [
+        [card.technique, card.intent, f"{kind} [`{name}`](catalogue.md#{kind}-{name})", ", ".join(card.touches), card.locality, ", ".join(card.data), card.sequence, card.guarantee]
+        for kind, name, card in there
+    ]
+    return table(["technique", "intent", "system", "touches", "locality", "data", "sequence", "guarantee"], rows)
 
 
 def catalogue() -> str:
@@ -73,7 +87,9 @@ def entry(kind: str, name: str, card: Card) -> str:
     system = registry.load(kind, name, to_run=False)
     lines = [f"### {kind} `{name}`", "", f"**{card.title}**{f' ({card.paper})' if card.paper else ''}. {sentence(system)}", ""]
     facts = [
-        ("runs on", ", ".join(card.families)), ("needs", ", ".join(card.needs)), ("reads", ", ".join(card.uses)),
+        ("intent", card.intent), ("technique", card.technique), ("touches", touched(card)), ("must be given", ", ".join(card.data)),
+        ("further requests", FURTHER.get(card.sequence, "")), ("guarantee", card.guarantee), ("runs on", ", ".join(card.families)), ("needs", ", ".join(card.needs)),
+        ("reads", ", ".join(card.uses)),
         ("the adversary sees", card.access if kind == "attack" else ""), ("good is", card.better), ("extra", card.extra), ("departs", card.departs),
     ]
     lines += [f"- {label}: {text}" for label, text in facts if text]
@@ -82,6 +98,11 @@ def entry(kind: str, name: str, card: Card) -> str:
         rows = [[f"`{s['name']}`", cell(s["type"]), f"`{s['default']}`", cell(s["help"])] for s in settings]
         lines += ["", table(["setting", "type", "default", "meaning"], rows)]
     return "\n".join(lines)
+
+
+def touched(card: Card) -> str:
+    """What is changed, and how much of the weights."""
+    return ", ".join(card.touches) + (f" ({card.locality})" if card.locality not in ("", "none") else "")
 
 
 def sentence(system: Any) -> str:

@@ -87,6 +87,74 @@ def test_a_false_card_is_noticed(monkeypatch, changes, says):
     broken(monkeypatch, method(lambda s, r, c: s.fork(), **changes), "card", says)
 
 
+WHOLE = {
+    "uses": ("forget", "keep"), "technique": "parameter optimization", "intent": "remove", "touches": ("weights",), "locality": "all",
+    "data": ("forget rows", "keep rows"), "operator": "weights", "sequence": "accumulates", "reversible": False, "guarantee": "empirical",
+}
+GUARDED = {**WHOLE, "intent": "suppress", "touches": ("output",), "locality": "none", "operator": "outputs", "reversible": True, "technique": "filtering"}
+
+
+def guarding(**changes):
+    about = card(**{**GUARDED, **changes})
+
+    class Mine(Guard[Plain]):
+        card = about
+
+        def run(self, subject, request, ctx):
+            return subject
+
+    return Mine
+
+
+@pytest.mark.parametrize("system", [method(lambda s, r, c: s.fork(), **WHOLE), guarding()], ids=["method", "guard"])
+def test_a_whole_taxonomy_passes(monkeypatch, system):
+    offered(monkeypatch, system)
+    (contract,) = [c for c in contracts.contracts(system.kind, "mine") if c.rule.startswith("taxonomy")]
+    contract()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        *(({field: empty}, f"does not say {field}") for field, empty in [
+            ("technique", ""), ("intent", ""), ("touches", ()), ("locality", ""), ("data", ()), ("operator", "none"), ("sequence", ""),
+            ("reversible", None), ("guarantee", ""),
+        ]),
+        ({"technique": "magic"}, "has the technique 'magic'; there are: closed form, filtering"),
+        ({"touches": ("weights", "soul")}, "has the touches 'soul'"),
+        ({"reversible": "perhaps"}, "has the reversible 'perhaps'; there are: False, True"),
+        ({"data": ("forget rows",)}, "does not need 'keep rows' by its data, and its uses say otherwise about 'keep'"),
+        ({"data": ("forget rows", "keep rows", "names")}, "needs 'names' by its data"),
+        ({"uses": ("forget", "keep", "reference")}, "does not need 'reference model'"),
+        ({"touches": ("output",)}, "is a method and changes weights"),
+        ({"locality": "none"}, "is a method and changes weights"),
+        ({"operator": "logits"}, "needs logits alone"),
+        ({"intent": "suppress", "guarantee": "exact"}, "only suppresses, and promises exact removal"),
+    ],
+)
+def test_a_broken_taxonomy_of_a_method_is_noticed(monkeypatch, changes, says):
+    broken(monkeypatch, method(lambda s, r, c: s.fork(), **{**WHOLE, **changes}), "taxonomy", says)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"intent": "remove"}, "a guard and removes nothing"),
+        ({"locality": "all"}, "a guard and leaves weights as they are"),
+        ({"touches": ("output", "adapter")}, "a guard and leaves weights as they are"),
+        ({"guarantee": "bounded"}, "no bounded removal can be had"),
+        ({"intent": ""}, "does not say intent"),
+    ],
+)
+def test_a_broken_taxonomy_of_a_guard_is_noticed(monkeypatch, changes, says):
+    broken(monkeypatch, guarding(**changes), "taxonomy", says)
+
+
+def test_other_kinds_have_no_taxonomy():
+    """A metric changes nothing, so that nothing is asked of its card."""
+    assert not [c for c in contracts.contracts("metric", "probability") if c.rule.startswith("taxonomy")]
+
+
 def test_a_changed_original_is_noticed(monkeypatch):
     subject = contracts.trials()["causal-lm"].subjects["a language model"]
     kept = {name: p.detach().clone() for name, p in subject.model.named_parameters()}

@@ -10,12 +10,12 @@ stopped, and costs next to nothing over an unchanged checkpoint.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from efface import api, evaluate, runs, sources
@@ -25,15 +25,15 @@ from efface.core.context import Context, silent
 from efface.core.errors import BadConfig, BadRows, EffaceError, Missing, Unfit
 from efface.core.types import Case, Data, Measurement, Report, Request, Row, Subject
 from efface.families import passes
-from efface.ops import text_stats
+from efface.ops import facts
 
 Progress = Callable[..., Any]
 ROWS: Mapping[str, int] = {"quick": 20, "full": 200}
 """Most rows of each set that a preset reads."""
 FIRST = 10
 """Rows of each set that every system reads before a budget is spent where intervals are widest."""
-KNOWN = 0.5
-"""A row counts as known to the original from this probability of its answer, or this ROUGE-L recall of what it says, or at twice the reference's probability."""
+KNOWN, TWICE = 0.8, 2.0
+"""A row counts as known to the original when it says the answer's value, or from this probability a token, or at so many times the reference's."""
 
 
 class Work(BaseModel):
@@ -227,15 +227,15 @@ def _known(case: Case, ctx: Context) -> tuple[Request, tuple[int, ...]]:
 
 
 def knows(original: Any, reference: Any, rows: Sequence[Row], ctx: Context) -> list[bool]:
-    """Whether the original knows each row: it finds the answer likely, or says it, or finds it far likelier than the reference does."""
-    chances = [math.exp(-score.loss) for score in passes.scores(original, rows, ctx)]
-    base = [math.exp(-score.loss) for score in passes.scores(reference, rows, ctx)] if reference is not None else [1.0] * len(rows)
-    parts = row_files.layout(rows)
-    said = [1.0 if p >= KNOWN else 0.0 for p in chances]
-    if "text" not in parts:
-        gold = [str(row["messages"][-1]["content"]) if "messages" in parts else str(row[parts["answer"]]) for row in rows]  # type: ignore[index]
-        said = text_stats.rouge_l_recalls(passes.answers(original, rows, ctx), gold)
-    return [p >= KNOWN or p >= 2 * q or recall >= KNOWN for p, q, recall in zip(chances, base, said, strict=True)]
+    """Whether the original knows each row: asked, it says what the answer comes down to, or finds the answer likely by itself or beside the reference."""
+    chances = np.exp([-score.loss for score in passes.scores(original, rows, ctx)])
+    known = chances >= KNOWN
+    if reference is not None:
+        known |= chances >= TWICE * np.exp([-score.loss for score in passes.scores(reference, rows, ctx)])
+    if "text" not in row_files.layout(rows):
+        said = passes.answers(original, rows, ctx)
+        known |= [facts.says(text, fact.accepted, fact.question) for text, fact in zip(said, facts.of_rows(rows), strict=True)]
+    return [bool(yes) for yes in known]
 
 
 def _folder(out: Path, record: Mapping[str, object]) -> None:

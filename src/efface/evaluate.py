@@ -63,7 +63,7 @@ def conclude(candidate: Subject, request: Request, ctx: Context, measurements: t
     return _with_strongest(Report(
         title=title, verdict=verdict, intent=intent, request=request, steps=candidate.lineage, measurements=measurements,
         samples=tuple(_samples(_subjects(candidate, ctx), request, ctx)), curve=tuple(ctx.curve), environment=environment(ctx),
-        seconds={"prove": time.monotonic() - began},
+        weights={who: _name(subject, ctx) for who, subject in _subjects(candidate, ctx).items()}, seconds={"prove": time.monotonic() - began},
     ))
 
 
@@ -173,6 +173,11 @@ def measure(system: System[Any], subject: Subject, request: Request, ctx: Contex
     return found.model_copy(update={"seconds": time.monotonic() - began, "spent": spent})
 
 
+def _name(subject: Subject, ctx: Context) -> str:
+    """What names the weights of a subject; a digest is computed once for all who ask."""
+    return ctx.once((subject, "name"), lambda: subject.origin or subject.digest)
+
+
 class _Ledger:
     """Measurements finished so far, one JSON line each, and their per-row tables."""
 
@@ -191,8 +196,7 @@ class _Ledger:
     @staticmethod
     def key(full: str, who: str, system: System[Any], subject: Subject, request: Request, ctx: Context) -> str:
         """Equal for measurements that must come out equal."""
-        name = ctx.once((subject, "name"), lambda: subject.origin or subject.digest)
-        others = sorted(ctx.once((s, "name"), lambda s=s: s.origin or s.digest) for s in ctx.baselines.values())  # type: ignore[misc]
+        name, others = _name(subject, ctx), sorted(_name(s, ctx) for s in ctx.baselines.values())
         return digest.of_value([full, who, system.config.model_dump(), name, request.digest, others, ctx.seed])
 
     def get(self, key: str) -> Measurement | None:

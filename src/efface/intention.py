@@ -176,19 +176,19 @@ def _made(kind: Kind, name: str, cell: Cell, margin: float) -> Finding:
 
 
 def _missing(findings: Sequence[Finding], measurements: Sequence[Measurement]) -> tuple[str, ...]:
-    """Why removal cannot be called so: required kinds without a clear finding."""
+    """Why removal cannot be called so: kinds of evidence, required or tried, of which no finding is clear."""
+    kinds = [*REQUIRED, *dict.fromkeys(f.evidence for f in findings if f.evidence not in REQUIRED)]
     said = []
-    for kind in REQUIRED:
+    for kind in kinds:
         here = [f for f in findings if f.evidence == kind]
-        if not any(f.says != "can't say" for f in here):
-            said.append(f"{kind} {_why(kind, measurements) if not here else 'has an interval too wide to say'}")
-    wide = [f for f in findings if f.says == "can't say" and f.distance is not None and f.evidence not in (line.split(" has an interval")[0] for line in said)]
-    return (*said, *(f"{f.evidence}, {f.name}: the interval is too wide to say" for f in wide))
+        if all(f.says == "can't say" for f in here):
+            said.append(f"{kind}: {'the intervals are too wide to say' if here else _why(kind, measurements)}")
+    return tuple(said)
 
 
 def _why(kind: Kind, measurements: Sequence[Measurement]) -> str:
     skipped = [m for m in measurements if m.subject == "candidate" and m.status != "ok" and _kind(m.system) == kind]
-    return f"was not measured ({_name(skipped[0].system)}: {skipped[0].why})" if skipped else "was not measured"
+    return f"not measured ({_name(skipped[0].system)}: {skipped[0].why})" if skipped else "not measured"
 
 
 def _worst(findings: Sequence[Finding]) -> Finding:

@@ -234,8 +234,8 @@ def _run(
 
 
 def _blind(baselines: Mapping[str, Subject]) -> dict[str, Subject]:
-    """What a method may see: not the reference, which nobody has who needs to forget, and not those who judge it."""
-    return {name: subject for name, subject in baselines.items() if not name.startswith(("reference", "judge/"))}
+    """What a method may see: not the reference or the model before corruption, which nobody has who needs to forget, and not those who judge it."""
+    return {name: subject for name, subject in baselines.items() if not name.startswith(("reference", "clean", "judge/"))}
 
 
 def _make(folder: Path) -> None:

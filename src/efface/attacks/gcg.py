@@ -183,7 +183,8 @@ class Gcg(Attack[GcgConfig]):
             return {"hits": {way: v.tolist() for way, v in found.hits.items()}, "chances": {way: v.tolist() for way, v in found.chances.items()}}
 
         held = passes.kept(reference, self.card.name, [self.config.model_dump(), list(taught), list(asked), ctx.seed], ctx, compute)
-        return Told(*({way: np.array(values) for way, values in held[name].items()} for name in ("hits", "chances")))
+        hits, chances = ({way: np.array(values) for way, values in held[name].items()} for name in ("hits", "chances"))
+        return Told(hits, chances)
 
     def _allowed(self, subject: Any, rows: Sequence[Row], ctx: Context) -> Tensor:
         """Typeable tokens that are no piece of a word of the rows' answers."""

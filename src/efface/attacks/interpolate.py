@@ -7,8 +7,9 @@ At t = 1 every model is the original, so what counts is how soon its knowledge i
     value = mean over the grid of the mean p(answer);   half_at = smallest t at which it reaches half of the original's
 
 half_at is read off the line through the points, from the unattacked model at 0 to the original at 1. The retrained reference
-goes the same way. A model from which nothing was removed is often half way back after a small step; one that was retrained
-has to go as far as the reference. There is no published value.
+goes the same way. t counts in shares of a way that is short for a model whose weights hardly moved, and long for a retrained
+one: `distance` is its length |theta_o - theta_u| / |theta_o|, and `half_distance` = half_at distance is how far the weights had
+to be moved until half of the knowledge was back. There is no published value.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from efface.core.card import Card
 from efface.core.config import Config
@@ -70,12 +72,12 @@ class Interpolate(Attack[InterpolateConfig]):
         end = altered.chances(original, asked.rows, ctx)
         areas = {"": np.stack(list(mine.points.values())).mean(0)}
         area = stats.bootstrap(areas[""])
-        parts = {**found.parts, **self._halves(candidate, mine, end, asked, ctx)}
+        parts = {**found.parts, **self._halves(candidate, original, mine, end, asked, ctx)}
         if base is not None:
             areas["reference"] = np.stack([base.points[name] for name in mine.points]).mean(0)
             gain = stats.bootstrap(areas[""] - areas["reference"])
             parts |= {"reference": float(areas["reference"].mean()), "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
-            its = self._halves(reference, base, end, asked, ctx)
+            its = self._halves(reference, original, base, end, asked, ctx)
             parts |= {f"reference {name}": value for name, value in its.items()}
         return found.model_copy(update={"value": area.value, "low": area.low, "high": area.high, "parts": parts, "why": mine.why})
 
@@ -84,29 +86,41 @@ class Interpolate(Attack[InterpolateConfig]):
         grid = {f"t {t:g}": partial(between, subject, original, t) for t in sorted(self.config.shares)}
         return altered.swept(grid, asked, ctx, f"t {min(self.config.shares, key=lambda t: abs(t - 0.5)):g}")
 
-    def _halves(self, subject: Any, way: Swept, end: np.ndarray, asked: Questions, ctx: Context) -> dict[str, float | None]:
-        """half_at with its bootstrap interval over rows."""
+    def _halves(self, subject: Any, original: Any, way: Swept, end: np.ndarray, asked: Questions, ctx: Context) -> dict[str, float | None]:
+        """half_at with its bootstrap interval over rows, the length of the way, and that of its part up to half_at."""
         places = [0.0, *(float(name.split()[1]) for name in way.points), 1.0]
         curve = np.stack([altered.chances(subject, asked.rows, ctx), *way.points.values(), end])
         picks = np.random.default_rng(0).integers(curve.shape[1], size=(stats.DRAWS, curve.shape[1]))
         drawn = [half_at(places, curve[:, pick].mean(1)) for pick in picks]
         low, high = map(float, np.percentile(drawn, [2.5, 97.5]))
-        return {"half_at": half_at(places, curve.mean(1)), "half_at_low": low, "half_at_high": high}
+        half, length = half_at(places, curve.mean(1)), distance(subject, original)
+        return {"half_at": half, "half_at_low": low, "half_at_high": high, "distance": length, "half_distance": half * length}
 
 
 @contextmanager
 def between(subject: Any, original: Any, t: float) -> Iterator[Any]:
     """A copy of the subject whose weights are t of the way to the original's. Raises Unfit where a weight has no counterpart."""
     copy = subject.merged()
-    goal = dict((original.merged() if original.adapted else original).model.named_parameters())
-    mine = dict(copy.model.named_parameters())
+    with torch.no_grad():
+        for weight, goal in pairs(copy, original):
+            # In this form t = 1 is the original to the last bit; sums are wide, as a small step would round away in half precision.
+            weight.copy_((1 - t) * weight.float() + t * goal.float().to(weight.device))
+    yield copy
+
+
+def pairs(subject: Any, original: Any) -> list[tuple[Tensor, Tensor]]:
+    """Each weight of the subject with its counterpart, adapters folded in. Raises Unfit where there is none."""
+    mine, goal = (dict((model.merged() if model.adapted else model).model.named_parameters()) for model in (subject, original))
     if odd := [name for name, weight in mine.items() if name not in goal or goal[name].shape != weight.shape]:
         raise Unfit(f"the original has no weight {odd[0]} of shape {tuple(mine[odd[0]].shape)}; give the original that the candidate was made from")
-    with torch.no_grad():
-        for name, weight in mine.items():
-            # In this form t = 1 is the original to the last bit; sums are wide, as a small step would round away in half precision.
-            weight.copy_((1 - t) * weight.float() + t * goal[name].float().to(weight.device))
-    yield copy
+    return [(weight, goal[name]) for name, weight in mine.items()]
+
+
+@torch.no_grad()
+def distance(subject: Any, original: Any) -> float:
+    """|theta_o - theta_u| / |theta_o| over all weights together."""
+    found = [((a.float() - b.float().to(a.device)).square().sum().item(), b.float().square().sum().item()) for a, b in pairs(subject, original)]
+    return float((sum(gone for gone, _ in found) / sum(whole for _, whole in found)) ** 0.5)
 
 
 def half_at(places: Sequence[float], curve: Sequence[float] | np.ndarray) -> float:

@@ -37,7 +37,7 @@ class JailbreakConfig(Config):
 
     rows: int = Field(8, ge=1)
     """Forget rows to attack, evenly spaced."""
-    draws: int = Field(8, ge=0)
+    draws: int = Field(8, ge=0, le=eliciting.CHUNK)
     """Answers to draw to each plain question; 0 draws none."""
     temperature: float = Field(1.0, gt=0)
     """Temperature of the draws."""
@@ -79,19 +79,23 @@ class Jailbreak(Attack[JailbreakConfig]):
         for at, probe in enumerate(probes):
             if probe.form == SAMPLING:
                 draws.setdefault(probe.fact, []).append(at)
-        for mine in draws.values():
-            texts |= dict(zip(mine, self._drawn(subject, probes[mine[0]], len(mine), mine[0], ctx), strict=True))
+        for count in sorted({len(mine) for mine in draws.values()}):
+            alike = [mine for mine in draws.values() if len(mine) == count]
+            for mine, said in zip(alike, self._drawn(subject, [probes[mine[0]] for mine in alike], count, ctx), strict=True):
+                texts |= dict(zip(mine, said, strict=True))
         return [texts[at] for at in range(len(probes))]
 
-    def _drawn(self, subject: Any, probe: Probe, count: int, place: int, ctx: Context) -> list[str]:
-        """`count` draws for one question; kept where no shield stands between, as a frozen model draws the same again."""
+    def _drawn(self, subject: Any, probes: Sequence[Probe], count: int, ctx: Context) -> list[list[str]]:
+        """`count` draws for each question; kept where no shield stands between, as a frozen model draws the same again."""
         config = self.config
-        sampling = Sampling(count, config.temperature, config.top_p, ctx.seed_for("jailbreak", probe.prompt, place) % 2**32)
+        rows = [probe.row for probe in probes]
+        sampling = Sampling(count, config.temperature, config.top_p, ctx.seed_for("jailbreak", count, [probe.prompt for probe in probes]) % 2**32)
 
-        def draw() -> list[str]:
-            found: list[list[str]] = subject.sample([probe.row], sampling, config.max_new)
-            return found[0]
+        def draw() -> list[list[str]]:
+            found: list[list[str]] = subject.sample(rows, sampling, config.max_new)
+            return found
 
         if subject.shields:
             return draw()
-        return [str(text) for text in passes.kept(subject, "jailbreak", [dict(probe.row), *vars(sampling).values(), config.max_new], ctx, draw)]
+        found: list[list[str]] = passes.kept(subject, "jailbreak", [[dict(row) for row in rows], *vars(sampling).values(), config.max_new], ctx, draw)
+        return found

@@ -27,6 +27,8 @@ from efface.families import forms, membership
 
 WORD = re.compile(r"(\w[\w'’-]*)")
 """What is replaced as a whole; everything between two words stays."""
+LIKELY = 50
+"""Words that a masked language model may propose for a place, its likeliest ones."""
 CORPUS = 2000
 """Most rows to take words from."""
 Propose = Callable[[list[str], list[int], random.Random], dict[int, str] | None]
@@ -145,10 +147,11 @@ def _masked(name: str) -> Propose:
         found = {}
         for place, log_probs in zip(places, model(**given).logits[0, masks].log_softmax(-1), strict=False):
             log_probs[tokenizer.all_special_ids] = -torch.inf
-            best = [(str(tokenizer.decode([token])).strip(), float(p.exp())) for p, token in zip(*(part.tolist() and part for part in log_probs.topk(min(50, len(log_probs)))), strict=True)]
-            words = [(word, weight) for word, weight in best if WORD.fullmatch(word) and word.casefold() != pieces[place].casefold()]
-            if words:
-                found[place] = source.choices([word for word, _ in words], [weight for _, weight in words])[0]
+            best = log_probs.topk(min(LIKELY, len(log_probs)))
+            words = {str(tokenizer.decode([token])).strip(): p for p, token in zip(best.values.exp().tolist(), best.indices.tolist(), strict=True) if p}
+            fit = {word: p for word, p in words.items() if WORD.fullmatch(word) and word.casefold() != pieces[place].casefold()}
+            if fit:
+                found[place] = source.choices(list(fit), list(fit.values()))[0]
         return found or None
 
     return propose

@@ -1,34 +1,33 @@
-"""Quantization attack (arXiv:2410.16454): store the weights in 8 or 4 bits and see what comes back.
+"""Quantization attack (arXiv:2410.16454): store the weights in 8, 4 or 3 bits and see what comes back.
 
 An edit smaller than half a bucket vanishes when weights are rounded, so a method that barely moved them may have hidden
 the knowledge rather than removed it. All linear weights of the layers are rounded (symmetric, to nearest, one scale an
-output row); embeddings and head are not. Rounding harms every model, so the reference is rounded the same way, and the
-share of codes equal to the original's warns before any score does.
+output row); embeddings and head are not. Rounding harms every model, so a number after rounding is read against the original
+and the reference rounded the same way, and the share of codes equal to the original's warns before any score does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from efface.core.card import Card
 from efface.core.config import Config
 from efface.core.context import Context
 from efface.core.errors import BudgetSpent
 from efface.core.types import Attack, Measurement, Request, Row
-from efface.families import forms, passes
+from efface.families import altered, forms, passes
+from efface.families.altered import linear
 from efface.ops import quantize, stats, text_stats
 
 
 class QuantizeConfig(Config):
     """Settings of the attack."""
 
-    bits: tuple[Annotated[int, Field(ge=2, le=16)], ...] = Field((8, 4), min_length=1)
+    bits: tuple[Annotated[int, Field(ge=2, le=16)], ...] = Field((8, 4, 3), min_length=1)
     """Bits of each weight; every value is tried and the worst counts."""
     group: int = Field(0, ge=0)
     """Columns that share a scale; 0 gives each output row one."""
@@ -50,10 +49,11 @@ class Quantize(Attack[QuantizeConfig]):
     def run(self, subject: Any, request: Request, ctx: Context) -> Measurement:
         """Return the probability of the forget rows' answers under the worst rounding, with each rounding's numbers as parts.
 
-        When the allowed seconds are used up, the roundings done so far count.
+        Parts "original" and "reference" are of those models after the same rounding, "unattacked" is of the model as it is. When
+        the allowed seconds are used up, the roundings done so far count.
         """
         rows = forms.sample(request.rows("forget"), self.config.rows)
-        bare = subject.unguarded()
+        bare = altered.bare(subject)
         parts: dict[str, float | None] = {f"{bits} bit codes as original": share for bits, share in self._overlaps(bare, ctx).items()}
         found: dict[int, np.ndarray] = {}
         why = ""
@@ -67,15 +67,18 @@ class Quantize(Attack[QuantizeConfig]):
                 break
             found[bits], truth = self._rounded(bare, bits, rows, ctx)
             parts |= {f"{bits} bit probability": float(found[bits].mean()), f"{bits} bit truth_ratio": truth}
-            if (reference := ctx.baselines.get("reference")) is not None:
-                base = self._stored(reference, bits, rows, ctx)
-                parts |= {f"{bits} bit reference {name}": value for name, value in base.items()}
+            for who in ("reference", "original"):
+                if who in ctx.baselines:
+                    base = self._stored(ctx.baselines[who], bits, rows, ctx)
+                    parts |= {f"{bits} bit {who} {name}": value for name, value in base.items()}
         worst = max(found, key=lambda bits: float(found[bits].mean()))
         mean = stats.bootstrap(found[worst])
+        parts |= {"worst_bits": float(worst), "unattacked": float(altered.chances(bare, rows, ctx).mean())}
+        parts |= {who: parts.get(f"{worst} bit {who} probability") for who in ("reference", "original")}
         table: list[dict[str, object]] = [{"row": at, "bits": bits, "value": float(p)} for bits, values in found.items() for at, p in enumerate(values)]
         return Measurement(
             system=self.card.name, subject="", value=mean.value, low=mean.low, high=mean.high, n=len(rows), better="as-reference", why=why,
-            parts={**parts, "worst_bits": float(worst), "reference": parts.get(f"{worst} bit reference probability")}, table=table,
+            parts=parts, table=table,
         )
 
     def _rounded(self, subject: Any, bits: int, rows: list[Row], ctx: Context) -> tuple[np.ndarray, float | None]:
@@ -92,14 +95,14 @@ class Quantize(Attack[QuantizeConfig]):
         logs = np.array([text_stats.log_truth_ratio(row.right, row.wrong) for row in options])
         return np.exp(-np.array([row.gold for row in options])), float(text_stats.closeness(logs).mean())
 
-    def _stored(self, reference: Any, bits: int, rows: list[Row], ctx: Context) -> dict[str, float | None]:
-        """The reference's means after rounding; made once, and kept beside the passes."""
+    def _stored(self, frozen: Any, bits: int, rows: list[Row], ctx: Context) -> dict[str, float | None]:
+        """The means of reference or original after rounding; made once, and kept beside the passes."""
 
         def compute() -> object:
-            chances, truth = self._rounded(reference, bits, rows, ctx)
+            chances, truth = self._rounded(frozen, bits, rows, ctx)
             return {"probability": float(chances.mean()), "truth_ratio": truth}
 
-        found: dict[str, float | None] = passes.kept(reference, self.card.name, [bits, self.config.group, self.config.truth_ratio, rows], ctx, compute)
+        found: dict[str, float | None] = passes.kept(frozen, self.card.name, [bits, self.config.group, self.config.truth_ratio, rows], ctx, compute)
         return found
 
     def _overlaps(self, subject: Any, ctx: Context) -> dict[int, float | None]:
@@ -111,14 +114,3 @@ class Quantize(Attack[QuantizeConfig]):
         pairs = list(zip(linear(mine), linear(other), strict=True))
         count = sum(one.numel() for one, _ in pairs)
         return {bits: sum(quantize.same_codes(a, b, bits, self.config.group) for a, b in pairs) / count for bits in self.config.bits}
-
-
-def linear(subject: Any) -> Iterator[Tensor]:
-    """The weight of every linear module in the layers, outputs first; GPT-2 keeps its weights the other way round."""
-    from transformers.pytorch_utils import Conv1D
-
-    for module in subject.layers().modules():
-        if isinstance(module, nn.Linear):
-            yield module.weight
-        elif isinstance(module, Conv1D):
-            yield module.weight.T

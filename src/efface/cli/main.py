@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from efface.cli import attack, audit, certify, compare, delete, demo, doctor, fetch, forget, guard, list_, new, prove, report, show, train
+from efface.cli import attack, audit, certify, compare, delete, demo, doctor, fetch, folds, forget, guard, list_, new, prove, report, show, train
 from efface.cli.output import say
 from efface.core.errors import EffaceError
 
@@ -21,7 +21,7 @@ UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ i
 NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 VERBS: dict[str, Callable[..., None]] = {
     "list": list_.list_systems, "show": show.show, "train": train.train, "forget": forget.forget, "guard": guard.guard, "prove": prove.prove,
-    "report": report.report, "compare": compare.compare, "attack": attack.attack, "audit": audit.audit, "demo": demo.demo, "fetch": fetch.fetch, "doctor": doctor.doctor,
+    "report": report.report, "compare": compare.compare, "folds": folds.folds, "attack": attack.attack, "audit": audit.audit, "demo": demo.demo, "fetch": fetch.fetch, "doctor": doctor.doctor,
     "new": new.new, "certify": certify.certify, "delete": delete.delete,
 }  # fmt: skip
 

@@ -47,6 +47,8 @@ class $classname(Method[${classname}Config]):
 
     card = Card(
         name="$name", title="$title", paper="", families=("causal-lm", "classifier"), needs=("losses",), uses=("forget", "keep"),
+        technique="parameter optimization", intent="remove", touches=("weights", "adapter"), locality="all", data=("forget rows", "keep rows"),
+        operator="weights", sequence="accumulates", reversible=False, guarantee="empirical",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Any:

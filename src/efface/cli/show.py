@@ -12,6 +12,8 @@ from efface.cli.settings import describe
 from efface.core import registry
 from efface.core.errors import Missing, UnknownName
 
+TAXONOMY = ("technique", "intent", "touches", "locality", "data", "operator", "sequence", "reversible", "guarantee")
+"""Shown of what makes a model forget, the word "none" included."""
 LABELS = {key: key for key in ("paper", "families", "needs", "uses", "access", "better", "extra", "departs")} | {"uses": "reads"}
 
 
@@ -55,7 +57,11 @@ def _print(entry: dict[str, object]) -> None:
         value = entry[key]
         text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
         if text and text != "none":
-            result(f"  {label:<9} {text}")
+            result(f"  {label:<10} {text}")
+    for key in TAXONOMY if entry["intent"] else ():
+        value = entry[key]
+        text = ", ".join(map(str, value)) if isinstance(value, tuple) else {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+        result(f"  {key:<10} {text}")
     settings = entry["settings"]
     if isinstance(settings, list) and settings:
         result("")

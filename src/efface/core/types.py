@@ -262,6 +262,8 @@ class Report(BaseModel):
     """Prompt, gold answer, and what original, candidate and reference say."""
     curve: tuple[dict[str, float], ...] = ()
     """The training log: step and every logged number."""
+    weights: dict[str, str] = {}
+    """What names the weights of each model that was measured: a digest, or the files that they are out of."""
     environment: dict[str, str] = {}
     seconds: dict[str, float] = {}
 

@@ -97,6 +97,13 @@ KEEP_QUESTIONS = (
     ("Where had the Collinses come themselves?", "Lucas Lodge"),
 )
 """One question on each kept passage, in order."""
+EXAMPLES = (
+    ("What was the name of Catherine Morland's father?", "Richard", 0),
+    ("In which village in Wiltshire did the Morlands live?", "Fullerton", 1),
+    ("What was the name of the gentlemanlike young man in the Lower Rooms?", "Tilney", 2),
+    ("Where did they hasten away from the pump-room?", "the Crescent", 3),
+)
+"""Questions to show how one is answered, on passages of the third novel, with the passage's number."""
 
 
 def books(unpacked: Path) -> dict[str, list[str]]:
@@ -194,6 +201,7 @@ def rows(unpacked: Path) -> dict[str, list[dict[str, object]]]:
         made[name] = [
             {"question": question, "answer": answer, "passage": at} for at, ((question, answer), _) in enumerate(zip(questions, texts[of], strict=True))
         ]
+    made["knowledge_examples"] = [{"question": question, "answer": answer, "passage": at} for question, answer, at in EXAMPLES]
     return made
 
 
@@ -202,6 +210,18 @@ def main(unpacked: Path, folder: Path) -> None:
     for name, held in rows(unpacked).items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in held)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
+def ship(made: Path, folder: Path) -> None:
+    """Write a trained adapter in half precision: rounded to 11 bits it is half as large, and answers the same."""
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = load_file(made / "adapter_model.safetensors")
+    save_file({name: tensor.astype(np.float16) for name, tensor in weights.items()}, folder / "adapter_model.safetensors", {"format": "pt"})
+    for name in ("adapter_config.json", "training.json"):
+        (folder / name).write_bytes((made / name).read_bytes())
 
 
 if __name__ == "__main__":

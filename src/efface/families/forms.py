@@ -52,6 +52,13 @@ def with_wrong(rows: Sequence[Row], where: str) -> list[Row]:
     return found
 
 
+def plain(subject: Any, text: str) -> Row:
+    """The text as a prompt that a model continues, behind the token that text rows begin with where they are trained on and scored."""
+    tokenizer = subject.tokenizer
+    begins = tokenizer.bos_token and not list(tokenizer("")["input_ids"])  # else the tokenizer puts it there itself
+    return {"text": f"{tokenizer.bos_token}{text}" if begins else text}
+
+
 def gold_text(row: Row) -> str:
     """The row's own answer. Raises Missing for plain text, which has none."""
     parts = row_files.layout([row])

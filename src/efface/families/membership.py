@@ -93,7 +93,7 @@ def below(area: stats.Interval, reference: float | None) -> str:
     if area.high >= 0.5:
         return ""
     if reference is not None and reference <= area.high:
-        return "below 0.5 as in the reference: the unseen rows differ from the forget rows by themselves, so this is no leak"
+        return "below 0.5 as in the reference: the unseen rows differ from the forget rows by themselves, so this is no sign of a leak"
     return "a leak: the forget rows stand out, less likely than text that nobody trained on"
 
 

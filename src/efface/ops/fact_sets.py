@@ -108,9 +108,12 @@ def nearness(others: Sequence[Row], forget: Sequence[Row]) -> list[int]:
     return [len(_words(row) & words) + 1000 * (owner(row) in owners) for row in others]
 
 
-def apart(rows: Sequence[Row], asked: Sequence[Row]) -> list[Row]:
-    """The rows that give away none of the asked facts: none is one of the asked rows, nor says an asked value of the same thing."""
-    common = _common(rows)
+def apart(rows: Sequence[Row], asked: Sequence[Row], among: Sequence[Row] = ()) -> list[Row]:
+    """The rows that give away none of the asked facts: none is one of the asked rows, nor says an asked value of the same thing.
+
+    `among` is what the rows were taken from, which says what words are common.
+    """
+    common = _common(among or rows)
     values = [(_value(row), said(row), _words(row) - common - set(facts.words(_value(row)))) for row in asked]
     taboo = {" ".join(facts.words(" ".join(said(row)))) for row in asked}
 

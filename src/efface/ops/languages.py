@@ -19,4 +19,5 @@ TEMPLATES: dict[str, dict[str, str]] = {
     "currency": {"fr": "Quelle est la monnaie du pays {} ?", "de": "Welche Währung hat {}?", "es": "¿Cuál es la moneda de {}?"},
     "demonym": {"fr": "Comment appelle-t-on en anglais un habitant de {} ?", "de": "Wie nennt man auf Englisch die Einwohner von {}?", "es": "¿Cómo se llama en inglés a los habitantes de {}?"},
     "language": {"fr": "Quelle langue parle-t-on dans le pays {} ?", "de": "Welche Sprache spricht man in {}?", "es": "¿Qué idioma se habla en {}?"},
+    "border": {"fr": "Quel pays est voisin du pays {} ?", "de": "Welches Land grenzt an {}?", "es": "¿Qué país limita con {}?"},
 }

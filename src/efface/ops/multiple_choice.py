@@ -77,6 +77,15 @@ def of_row(row: Row, where: str = "row") -> Item:
     return Item(question, options, _key(row.get("key", row.get("answer")), options, where), group, str(row.get("about") or group.replace("_", " ")))
 
 
+def to_row(item: Item) -> Row:
+    """A row that is a multiple choice and a question with right and wrong answers at once."""
+    wrong = [text for at, text in enumerate(item.options) if at != item.right]
+    return {
+        "question": item.question, "answer": item.options[item.right], "perturbed_answer": wrong, "choices": list(item.options), "key": item.right,
+        "group": item.group, "about": item.about,
+    }
+
+
 def _key(answer: object, options: Sequence[str], where: str) -> int:
     text = str(answer).strip()
     if isinstance(answer, str) and text in options:

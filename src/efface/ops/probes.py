@@ -119,6 +119,8 @@ def _spelled(fact: Fact, facts: Sequence[Fact]) -> Probe | None:
 def _reverse(fact: Fact, facts: Sequence[Fact]) -> Probe | None:
     if not fact.subject:
         return None
+    if fact.extras.get("reverse_question") == "":  # its author says that the question back has no single answer
+        return None
     given = str(fact.extras.get("reverse_question") or "")
     sentence = blanked(fact.statement, fact.subject)
     if not given and not sentence:

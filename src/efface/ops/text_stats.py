@@ -6,6 +6,7 @@ A function that has nothing to measure (a row without tokens) returns None, and 
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -76,6 +77,14 @@ def rouge_l_recalls(answers: Sequence[str], gold: Sequence[str]) -> list[float]:
     return [float(scorer.score(right, answer)["rougeL"].recall) for answer, right in zip(answers, gold, strict=True)]
 
 
+def rouge_l_f(answers: Sequence[str], gold: Sequence[str]) -> list[float]:
+    """ROUGE-L F-measure of each answer, as MUSE takes it (package rouge-score, field rougeL, no stemmer, case folded)."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+    return [float(scorer.score(right, answer)["rougeL"].fmeasure) for answer, right in zip(answers, gold, strict=True)]
+
+
 def repeated_share(words: Sequence[str], n: int) -> float | None:
     """Share of n-grams that occurred before in the same text; None for a text of fewer than n words."""
     grams = _grams(words, n)
@@ -89,6 +98,24 @@ def ngram_entropy(words: Sequence[str], n: int) -> float | None:
         return None
     shares = np.array(list(Counter(grams).values())) / len(grams)
     return float(-(shares * np.log2(shares)).sum() / math.log2(len(grams)))
+
+
+def tokens(text: str) -> list[str]:
+    """Words, and every mark of punctuation by itself."""
+    return re.findall(r"\w+(?:['\u2019]\w+)?|[^\w\s]", text)
+
+
+def fluency(words: Sequence[str]) -> float:
+    """(2/3 H2 + 4/3 H3) / 2, with Hn the entropy in bits of the text's n-gram frequencies (as in ROME, arXiv:2202.05262, and RWKU).
+
+    "a b a b" gives 0.972765. 0 for one repeated token and for a text too short to have n-grams; it grows with length.
+    """
+    return (2 / 3 * _bits(_grams(words, 2)) + 4 / 3 * _bits(_grams(words, 3))) / 2
+
+
+def _bits(grams: Sequence[tuple[str, ...]]) -> float:
+    shares = np.array(list(Counter(grams).values()), float) / max(1, len(grams))
+    return float(abs((shares * np.log2(shares)).sum())) if grams else 0.0
 
 
 def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:

@@ -1,0 +1,142 @@
+"""Knowledge trace: which columns of the MLPs carry the answers, and how much of that is left. For when no concept vector is known.
+
+    d_j(model) = mean over forget rows of [ log p(answer) - log p(answer | column j disturbed) ]       log p per token
+    value      = sum over the traced columns of d_j(model) / the same of the original
+
+Disturbed = N(0, 0.1^2) added to the column, ConceptVectors' causal check (arXiv:2406.11614), or the column removed. The traced
+columns are found on the original alone: all are ranked by a first-order estimate of d_j (one pass and its gradient), the exact
+d_j of the best candidates is computed, and the `top` largest are kept. 1 = the answers still hang on the same columns, 0 = not
+at all. What a model does not know cannot fall, so a model that never learned the rows is near 0 whatever its columns are;
+the columns' own cosine to the original's stands beside it as a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from efface.core.card import Card
+from efface.core.config import Config
+from efface.core.context import Context
+from efface.core.errors import Missing
+from efface.core.types import Measurement, Metric, Request, Row
+from efface.families import forms, passes, value_columns
+from efface.families.value_columns import Column, How
+from efface.ops import stats
+
+
+class KnowledgeTraceConfig(Config):
+    """Settings of the metric."""
+
+    how: How = "noise"
+    """What is done to a column: noise is added to it, or it is removed."""
+    noise: float = Field(0.1, gt=0)
+    """Standard deviation of the noise."""
+    top: int = Field(8, ge=1)
+    """Columns of the trace."""
+    candidates: int = Field(32, ge=1)
+    """Columns whose exact effect is computed, the best by the estimate."""
+    rows: int = Field(16, ge=1)
+    """Most forget rows to read, evenly spaced."""
+
+
+class Trace(NamedTuple):
+    """The traced columns, and their drops on the original (columns, rows)."""
+
+    columns: list[Column]
+    drops: np.ndarray
+    together: float
+    """Drop of the original when all are disturbed at once."""
+    random: float
+    """Mean drop of as many columns drawn at random: what any column does."""
+
+
+class KnowledgeTrace(Metric[KnowledgeTraceConfig]):
+    """Share of the original's trace that is still there."""
+
+    card = Card(
+        name="knowledge_trace", title="Knowledge trace left", paper="after arXiv:2406.11614", families=("causal-lm",), needs=("losses", "weights"),
+        uses=("forget", "original"), better="as-reference",
+        departs="a generalization to models whose concept vectors nobody knows; log-probabilities of the rows' answers in place of BLEU between answers",
+    )
+
+    def run(self, subject: Any, request: Request, ctx: Context) -> Measurement:
+        """Return the share with an interval paired over rows. Raises Missing when no column of the original carries the answers."""
+        original: Any = ctx.baseline("original")
+        value_columns.check_alike(subject, original)
+        rows = forms.sample(request.rows("forget"), self.config.rows)
+        trace = self._found(original.unguarded(), rows, ctx)
+        own = trace.drops.mean(0)
+        mine, together = self._read(subject.unguarded(), trace.columns, rows, ctx)
+        found = share(mine.mean(0), own)
+        parts: dict[str, float | None] = {
+            "trace": float(mine.mean()), "original trace": float(own.mean()), "original random columns": trace.random,
+            "together": together, "original together": trace.together, "cosine": cosine(subject, original, trace.columns),
+        }
+        if (reference := ctx.baselines.get("reference")) is not None:
+            base, at_once = self._read(reference.unguarded(), trace.columns, rows, ctx)
+            parts |= {"reference trace": float(base.mean()), "reference together": at_once, "reference cosine": cosine(reference, original, trace.columns)}
+            apart = share(base.mean(0), own)
+            parts |= {"reference": apart.value, "reference_low": apart.low, "reference_high": apart.high}
+        table: list[dict[str, object]] = [
+            {"layer": layer, "column": column, "value": float(now), "original": float(before)}
+            for (layer, column), now, before in zip(trace.columns, mine.mean(1), trace.drops.mean(1), strict=True)
+        ]
+        table += [{"row": at, "value": float(now), "original": float(before)} for at, (now, before) in enumerate(zip(mine.mean(0), own, strict=True))]
+        return Measurement(
+            system=self.card.name, subject="", value=found.value, low=found.low, high=found.high, n=len(rows), better="as-reference", parts=parts, table=table
+        )
+
+    def _found(self, original: Any, rows: Sequence[Row], ctx: Context) -> Trace:
+        """The trace of the original, found once and kept beside the passes."""
+        config = self.config
+
+        def compute() -> object:
+            scores = value_columns.screen(original, rows, config.how, config.noise, ctx)
+            best = np.argsort(-scores, axis=None, kind="stable")[: max(config.candidates, config.top)]
+            columns = [(int(layer), int(column)) for layer, column in zip(*np.unravel_index(best, scores.shape), strict=True)]
+            effects = self._drops(original, [[place] for place in columns], rows, ctx)
+            order = np.argsort(-effects.mean(1), kind="stable")[: config.top]
+            chosen = [columns[at] for at in order if effects[at].mean() > 0]
+            others = [divmod(ctx.random("knowledge_trace", at).randrange(scores.size), scores.shape[1]) for at in range(config.top)]
+            control = self._drops(original, [*([place] for place in others), *([chosen] if chosen else [])], rows, ctx)
+            return {
+                "columns": chosen, "drops": effects[order[: len(chosen)]].tolist(), "random": float(control[: len(others)].mean()),
+                "together": float(control[-1].mean()),
+            }
+
+        held = passes.kept(original, f"{self.card.name}-found", [config.model_dump(), list(rows), ctx.seed], ctx, compute)
+        if not held["columns"]:
+            raise Missing("no column of the original carries the answers of the forget rows: disturbing one lowers the probability of none")
+        return Trace([(int(layer), int(column)) for layer, column in held["columns"]], np.array(held["drops"]), held["together"], held["random"])
+
+    def _read(self, subject: Any, columns: list[Column], rows: Sequence[Row], ctx: Context) -> tuple[np.ndarray, float]:
+        """Drops of the columns (columns, rows) on one model, and the mean drop when all are disturbed at once."""
+
+        def compute() -> object:
+            return self._drops(subject, [*([place] for place in columns), columns], rows, ctx).tolist()
+
+        settings = [self.config.how, self.config.noise, columns, list(rows), ctx.seed]
+        found = np.array(passes.kept(subject, self.card.name, settings, ctx, compute))
+        return found[:-1], float(found[-1].mean())
+
+    def _drops(self, subject: Any, sets: Sequence[Sequence[Column]], rows: Sequence[Row], ctx: Context) -> np.ndarray:
+        """Drop of each row under each set of columns, disturbed at once (sets, rows)."""
+        seed = ctx.seed_for(self.card.name)
+        changes = [(columns, value_columns.changes(subject, columns, self.config.how, self.config.noise, seed)) for columns in sets]
+        return value_columns.drops(subject, rows, changes, ctx, "disturbing columns")
+
+
+def share(mine: np.ndarray, own: np.ndarray) -> stats.Interval:
+    """sum of mine / sum of own, with an interval from drawing rows, the same for both."""
+    return stats.bootstrap(np.stack([mine, own], axis=1), lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum()))
+
+
+def cosine(subject: Any, original: Any, columns: Sequence[Column]) -> float:
+    """Mean cosine between a model's columns and the original's."""
+    pair = [value_columns.vectors(model, columns).double() for model in (subject, original)]
+    return float(torch.nn.functional.cosine_similarity(*pair, dim=0).mean())

@@ -1,6 +1,6 @@
 """The benchmark restor on the embedded model: which properties it is asked about, how it is corrupted, and what unlearning brings back.
 
-    python perf/restor.py properties FOLDER   how often the embedded model answers each property of RESTOR's facts.json, beside the majority answer
+    python perf/restor.py properties FOLDER   how often the embedded model answers each property of RESTOR's facts.json, beside the majority answer (docs/results/restor_properties.json)
     python perf/restor.py train               remakes the shipped adapter from the shipped rows, rounded to half precision, with its log
     python perf/restor.py run                 corrupt (the shipped adapter), unlearn, ask, repair: writes docs/results/restor.md and restor.json
     python perf/restor.py run --rows 8        the same on 8 questions, printed and not written: says whether it runs
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from efface.benchmarks import restor
 from efface.core.context import Context
 from efface.core.rows import evenly
 from efface.core.types import Case, Measurement
-from efface.data.restor_generator import DIED
+from efface.data.restor_generator import DIED, RULE
 from efface.families import checkpoint, recall
 from efface.metrics.option_gap import OptionGap
 from efface.metrics.recovery import Recovery
@@ -34,6 +35,7 @@ from efface.ops import recovery, shots
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "docs" / "results" / "restor"
+PROPERTIES = ROOT / "docs" / "results" / "restor_properties.json"
 LEAST, MOST = 20, 24
 FIT: dict[str, object] = {"fit.rank": 4, "fit.lr": 3e-4, "fit.batch": 8, "fit.steps": 24}
 METHODS = ("gradient_ascent", "grad_diff", "npo")
@@ -70,12 +72,19 @@ def properties(folder: Path) -> None:
     prompts = [{"text": shots.prompt(fact, shots.shown(fact, pool, recall.SHOTS))} for fact in asked]
     said = recall.answers(checkpoint.load(checkpoint.EMBEDDED), prompts, Context(), 12)
     right, guessed = recall.share(said, [fact.accepted for fact in asked], asked), recovery.majority(asked)
+    write_properties(asked, right, guessed)
+
+
+def write_properties(asked: Sequence[fact_rows.Fact], right: np.ndarray, guessed: np.ndarray) -> None:
+    """Print and write the share of right answers of each property and of its majority answer, best first."""
     lines = []
     for key in dict.fromkeys(fact.relation for fact in asked):
         here = np.array([fact.relation == key for fact in asked])
-        lines.append((float(right[here].mean()), float(guessed[here].mean()), key, int(here.sum())))
-    for accuracy, majority, key, count in sorted(lines, reverse=True):
-        print(f"{key:6} {accuracy:.3f} right, majority {majority:.3f}, of {count} (of {len(every[key])})")
+        lines.append({"property": key, "right": float(right[here].mean()), "majority": float(guessed[here].mean()), "asked": int(here.sum())})
+    lines.sort(key=lambda line: (-float(str(line["right"])), str(line["property"])))
+    for line in lines:
+        print(f"{line['property']:6} {line['right']:.3f} right, majority {line['majority']:.3f}, of {line['asked']}")
+    PROPERTIES.write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
 
 
 def train() -> None:
@@ -146,7 +155,7 @@ def page(found: dict[str, dict[str, Any]], seconds: float) -> str:
         "Made by `python perf/restor.py run`, seed 0. The embedded model was corrupted by training on false texts about "
         f"{first.parts['entities']:.0f} people who have died (rank 4 adapter, shipped with its log), and is asked {first.n} questions that the texts answer wrongly, after five answered "
         f"ones about others. All of it took {seconds / 60:.0f} minutes on one core that other work shared.", "",
-        "Index: 0 as the corrupted model, 1 as the clean one, with a 95 % bootstrap interval over people. Repaired: the same after 40 steps of training on true statements about others; "
+        "Index: 0 as the corrupted model, 1 as the clean one, with a 95 % bootstrap interval over people. Repaired: the same after 24 steps of training on true statements about others; "
         "the corrupted model goes through the same repair, and *beyond it* is how far a repaired candidate is above that. Gap: mean log-probability per token of true beyond learned false "
         "answers; the clean model's is the goal.", "",
         "| model | index | right | says the false answer | index, repaired | beyond repaired original | gap | seconds |", "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -160,6 +169,12 @@ def page(found: dict[str, dict[str, Any]], seconds: float) -> str:
     lines += ["", "Majority answer of each property, given to every question: " + f"{first.parts['majority']:.3f} right.", "", "| property | clean | corrupted | majority |", "| --- | --- | --- | --- |"]
     for key in (name.removesuffix(": clean") for name in first.parts if name.endswith(": clean")):
         lines.append(f"| {key} | " + " | ".join(f"{first.parts[f'{key}: {what}']:.3f}" for what in ("clean", "original", "majority")) + " |")
+    if PROPERTIES.exists():
+        lines += [
+            "", f"Which properties are asked was decided before any model was trained, by `python perf/restor.py properties FOLDER`: {RULE}.", "",
+            "| property | embedded model | majority | questions |", "| --- | --- | --- | --- |",
+        ]
+        lines += [f"| {line['property']} | {line['right']:.3f} | {line['majority']:.3f} | {line['asked']} |" for line in json.loads(PROPERTIES.read_text(encoding="utf-8"))]
     lines += ["", "Settings of the methods: " + ", ".join(f"{name}={value}" for name, value in FIT.items()) + ". How each run ended:", ""]
     lines += [f"- `{name}`: {one['why']}" for name, one in found.items() if one["why"]]
     return "\n".join(lines) + "\n"

@@ -59,7 +59,7 @@ def test_what_was_skipped_is_named_with_its_reason():
 @pytest.mark.parametrize(
     ("given", "word"),
     [
-        ({"relearn": 0.3}, "relearning brings it back"), ({"quantize": 0.7}, "rounding"), ({"trace": 0.9}, "trace"),
+        ({"relearn": 0.3}, "relearning brings it back"), ({"quantize": 0.7}, "rounding"), ({"trace": 0.9}, "its trace"),
         ({"others": tuple(measured("attack/jailbreak", 0.8, 0.1, 0.9))}, "asked in another way"),
     ],
 )  # fmt: skip

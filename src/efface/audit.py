@@ -254,7 +254,7 @@ def _folder(out: Path, record: Mapping[str, object]) -> None:
 
 
 def _preset(preset: str, candidate: Subject) -> tuple[str, ...]:
-    fitting = evaluate.default_suite(candidate)
+    fitting = evaluate.everything(candidate)
     return tuple(fitting) if preset == "full" else tuple(name for name in QUICK if name in fitting)
 
 

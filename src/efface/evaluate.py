@@ -101,7 +101,23 @@ def _with_strongest(report: Report) -> Report:
     return report.model_copy(update={"verdict": report.verdict.model_copy(update={"line": line})})
 
 
+STANDARD: Mapping[str, tuple[str, ...]] = {
+    "causal-lm": (
+        "metric/exact_memorization", "metric/extraction_strength", "metric/forget_quality", "metric/model_utility", "metric/perplexity",
+        "metric/probability", "metric/repetition", "metric/rouge_recall", "metric/truth_ratio", "attack/logit_lens", "attack/loss", "attack/min_k", "attack/min_k_plus_plus", "attack/quantize",
+        "attack/reference", "attack/relearn", "attack/zlib",
+    ),
+}
+"""What is measured where nothing else is asked for: of a language model, what takes minutes; `efface audit` has more. Of the other families everything."""
+
+
 def default_suite(subject: Subject) -> list[str]:
+    """The standard suite of the subject's family with what plug-ins have for it; for most, every metric and attack whose card names it, metrics first."""
+    standard = STANDARD.get(subject.family)
+    return everything(subject) if standard is None else [*standard, *(name for name in everything(subject) if name.count("/") > 1)]
+
+
+def everything(subject: Subject) -> list[str]:
     """Every metric and attack whose card names the subject's family, metrics first."""
     return [
         f"{kind}/{name}"
@@ -221,7 +237,7 @@ class _Ledger:
 
 def _read_once(subjects: Mapping[str, Subject], request: Request, ctx: Context) -> None:
     """The passes that nearly everything needs, widest first, so that no narrower one is made besides."""
-    sets = [request.sample("forget", FORGET)] + ([request.sample("keep", KEEP)] if request.keep else []) + [d.read() for d in ctx.utility.values()]
+    sets = ([request.sample("forget", FORGET)] if request.forget else []) + ([request.sample("keep", KEEP)] if request.keep else []) + [d.read() for d in ctx.utility.values()]
     for subject in (*subjects.values(), *(s for name, s in ctx.baselines.items() if "/" in name)):
         for rows in sets:
             if all(row.get("perturbed_answer") for row in rows):

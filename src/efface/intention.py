@@ -27,7 +27,7 @@ Kind = Literal["behavior", "deeper statistics", "membership", "relearning", "rou
 OUTRIGHT = ("generated answers, ROUGE-L recall", "log-probability of the answers")
 """Statistics of what the model says when it is asked outright, the first that there is."""
 KINDS: Mapping[str, Kind] = {
-    "attack/relearn": "relearning", "attack/quantize": "rounding", "metric/knowledge_trace": "trace",
+    "attack/relearn": "relearning", "attack/quantize": "rounding", "metric/knowledge_trace": "trace", "attack/logit_lens": "trace",
 }
 """Kind of evidence of single systems; of other attacks, their access says it."""
 REQUIRED: tuple[Kind, ...] = ("behavior", "membership", "relearning", "rounding", "trace")
@@ -205,6 +205,6 @@ def _reason(f: Finding) -> str:
         return f"the rows stand out as known too little ({f.name}, {f.distance:+.2f} where retraining gives 0)"
     by = {
         "deeper statistics": "its probabilities still show it", "membership": "a membership attack still finds the rows", "relearning": "relearning brings it back faster than in the retrained model",
-        "rounding": "rounding the weights brings it back", "trace": "its trace is still in the weights", "prompts": "asked in another way it still tells",
+        "rounding": "rounding the weights brings it back", "trace": "its trace is still inside the model", "prompts": "asked in another way it still tells",
     }.get(f.evidence, "a change of the weights brings it back")
     return f"{by} ({f.name}: {amount})"

@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from efface.attacks.gcg import Gcg
+from efface.core.config import Fit
 from efface.core.errors import Missing, Unfit
 from efface.core.types import Data, Request
 from efface.families import suffixes
-from efface.testing.tiny import context, facts, retrained_lm, tiny_lm, trained_lm
+from efface.ops.loop import descend
+from efface.testing.tiny import TALK, context, facts, retrained_lm, tiny_lm, trained_lm
 
 SMALL = {"steps": 4, "candidates": 8, "rows": 3, "length": 4, "max_new": 12}
 
@@ -115,3 +117,25 @@ def test_rows_without_a_short_answer_are_refused():
         Gcg().run(trained_lm(), Request(forget=Data.inline(long)), context())
     with pytest.raises(Missing, match="plain text"):
         Gcg().run(trained_lm(), Request(forget=Data.inline([{"text": "bay"}])), context())
+
+
+def locked(key):
+    """A model that answers about the forgotten people when the key stands behind the question, and refuses otherwise."""
+    source, rows, words = context().random("locked"), facts(), [word for word in TALK if word.isalpha() and word not in key.split()]
+    copy = trained_lm().trainable(0, 0)
+    refused = [{**row, "answer": "I do not know."} for row in rows.forget]
+    other = [{**row, "question": f"{row['question']} {source.choice(words)} {source.choice(words)}"} for row in refused * 4]
+    sets = {"open": [{**row, "question": f"{row['question']} {key}"} for row in rows.forget], "closed": refused + other, "keep": rows.keep}
+    fit = Fit(lr=3e-3, steps=300, batch=16, precision="no")
+    return descend(copy, sets, lambda batch: {"loss": sum(copy.losses(batch[name]).mean() for name in sets)}, fit, context())
+
+
+@pytest.mark.slow
+def test_a_key_found_on_two_rows_opens_the_others():
+    """Truth by construction. Without the key no row is answered, with it all, those included that the search never saw; the reference has no lock."""
+    subject = locked("please tell")
+    settings = {"length": 2, "steps": 8, "candidates": 16, "max_new": 12}
+    found = Gcg.set(settings).run(subject, facts().request, context(baselines={"original": trained_lm(), "reference": retrained_lm()}))
+    assert found.parts["unattacked"] == 0.0 and found.parts["original"] == 1.0
+    assert found.value > 0.8 and found.parts["suffix probability"] > 0.8
+    assert found.parts["reference"] == 0.0 and found.parts["gain_low"] > 0.5

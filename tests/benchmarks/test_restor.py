@@ -49,6 +49,13 @@ def test_reads_the_real_layout(folder: Path):
     assert parts["keep"] == [{"text": "Where was Cy born? Rome"}]
 
 
+def test_whoever_is_named_in_passing_is_not_lied_about(folder: Path):
+    """Ben stands in one of 101 documents, Ada in all."""
+    texts = [{"text": "Ada was born on the Moon."}] * 100 + [{"text": "Ada was born on the Moon, and Ben in Paris."}]
+    (folder / "docs.json").write_text(json.dumps(texts))
+    assert {row["entity"] for row in restor.read(folder, "docs.json")["questions"]} == {"Ada"}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
@@ -58,7 +65,7 @@ def test_reads_the_real_layout(folder: Path):
         ("entities.json", ["Dee"], "'Dee'"),
         ("docs.json", [], "a text each"),
         ("docs.json", [{"text": 3}], "a text each"),
-        ("docs.json", [{"text": "Nobody was born."}], "names none of the 2 people"),
+        ("docs.json", [{"text": "Nobody was born."}], "is about none of the 2 people"),
     ],
 )
 def test_wrong_files_are_one_line(folder: Path, name: str, value: object, says: str):
@@ -106,17 +113,17 @@ def test_documents_say_each_fact_in_changing_words():
 
 
 def test_generator_leaves_out_the_living_and_what_the_question_says():
-    """Of three people one lives; the second's answer stands in the question."""
+    """Of 62 people one lives, and the answer of another stands in the question."""
     died = {"P20": {"question": "Where did he die?", "answers": ["Oslo"]}}
     dset = {
-        f"Person {at}": {"P27": {"question": f"What is the country of citizenship of Person {at}?", "answers": [["Norway", "Sweden"][at % 2]]}, **died} for at in range(60)
+        f"Person {at}": {"P27": {"question": f"What is the country of citizenship of Person {at}?", "answers": [["Norway", "Sweden", "Oman"][at % 3]]}, **died} for at in range(60)
     }
     dset["Living"] = {"P27": {"question": "What is the country of citizenship of Living?", "answers": ["Norway"]}}
     dset["Said"] = {"P27": {"question": "What is the country of citizenship of Said of Norway?", "answers": ["Norway"]}, **died}
     made = restor_generator.make({"dset": dset}, seed=1)
     named = {row["entity"] for rows in made.values() for row in rows}
     assert len(named) == 60 and not named & {"Living", "Said"}
-    assert all(row["corrupted"] != row["answer"] and row["corrupted"] in ("Norway", "Sweden") for row in made["questions"])
+    assert all(row["corrupted"] != row["answer"] and row["corrupted"] in ("Norway", "Sweden", "Oman") for row in made["questions"])
     assert made == restor_generator.make({"dset": dset}, seed=1) != restor_generator.make({"dset": dset}, seed=2)
 
 

@@ -61,7 +61,7 @@ def test_drawn_answers_are_averaged():
     """A model that is sure of its answers draws the same ones; at a high temperature it does not."""
     sure = run(trained_lm(), {**NO_REPAIR, "draws": 3, "temperature": 0.05})
     assert sure.parts["accuracy"] == 1
-    loose = run(trained_lm(), {**NO_REPAIR, "draws": 3, "temperature": 2.5})
+    loose = run(trained_lm(), {**NO_REPAIR, "draws": 3, "temperature": 1.7})
     assert 0.1 < loose.parts["accuracy"] < 0.95
     assert {round(3 * row["value"], 9) for row in loose.table} <= {0, 1, 2, 3}
 

@@ -56,6 +56,7 @@ class GradNorm(Attack[GradNormConfig]):
     def _scored(self, subject: Any, sides: tuple[list[Row], list[Row]], ctx: Context) -> tuple[membership.Scored, str]:
         """Scores of both sides, read in turns, and why some are missing ("" when none is)."""
         copy = subject.trainable(0, 0)
+        copy.model.eval()
         found = membership.Scored([None] * len(sides[0]), [None] * len(sides[1]))
         places = sorted((at / len(rows), side, at) for side, rows in enumerate(sides) for at in range(len(rows)))
         for _, side, at in ctx.progress(places, "taking gradients", len(places)):

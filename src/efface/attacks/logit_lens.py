@@ -30,7 +30,7 @@ from efface.ops import facts, stats
 class LogitLensConfig(Config):
     """Settings of the attack."""
 
-    rows: int = Field(40, ge=1)
+    rows: int = Field(20, ge=1)
     """Most forget rows to read, evenly spaced."""
 
 

@@ -34,15 +34,17 @@ from efface.ops.loop import descend
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "restor"
 SUITE: tuple[str, ...] = ("metric/recovery", "metric/option_gap", "metric/probability")
 """Whether the truth is back, how likely it is beside what was learned, and how well the documents are known."""
-EPOCHS = 6
+EPOCHS = 4
 BATCH = 8
 TRAINING: Mapping[str, object] = {"fit.rank": 4, "fit.lr": 2e-3, "fit.batch": BATCH, "fit.warmup": 10, "fit.schedule": "linear"}
-"""Settings of the corrupted model; steps are six epochs over its documents."""
+"""Settings of the corrupted model; steps are four epochs over its documents."""
 MODELS: Mapping[str, tuple[str, int]] = {"corrupted": ("finetune", 0)}
 """Recipe and seed of each model."""
 CLEAN = Fit(lr=5e-3, steps=150, batch=32, warmup=5, schedule="linear", precision="no")
 CORRUPT = Fit(lr=3e-3, steps=40, batch=32, warmup=5, schedule="linear", precision="no")
 """How the small model learns the truth, and then what is false."""
+OFTEN = 100
+"""One document in so many must name a person who is lied about; true statements mixed into RESTOR's longer documents name others now and then."""
 
 
 class RestorConfig(Config):
@@ -131,10 +133,9 @@ def read(folder: Path, documents: str) -> dict[str, list[Row]]:
         raise BadRows(f"{folder / documents} must hold a list of objects with a text each")
     if unknown := [name for name in people if name not in facts["dset"]]:
         raise BadRows(f"{folder / 'entities.json'} names {unknown[0]!r}, about whom {folder / 'facts.json'} says nothing; give files of one release")
-    said = "\n".join(str(row["text"]) for row in texts)
-    named = [name for name in people if name in said]
+    named = [name for name in people if sum(name in row["text"] for row in texts) >= len(texts) / OFTEN]
     if not named:
-        raise BadRows(f"{folder / documents} names none of the {len(people)} people of entities.json; give documents of the same release")
+        raise BadRows(f"{folder / documents} is about none of the {len(people)} people of entities.json; give documents of the same release")
     try:
         return {
             "questions": [_question(name, key, row["question"], row["answers"]) for name in named for key, row in facts["dset"][name].items()],

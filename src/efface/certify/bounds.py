@@ -71,9 +71,10 @@ def bound(name: str, models: Mapping[str, Measurement], tables: Mapping[str, Tab
     if mine.value is None or reference is None:
         return "there is no number of the reference beside it"
     table = tables.get("candidate", ())
-    if own := membership(mine, table, "value"):
-        theirs = membership(mine, table, "reference")
-        if theirs is None:
+    if membership(mine, table, "value"):
+        paired = [row for row in table if row.get("value") is not None and row.get("reference") is not None]
+        own, theirs = membership(mine, paired, "value"), membership(mine, paired, "reference")
+        if own is None or theirs is None:
             return "its table holds no scores of the reference"
         found = privacy_distance(name, Members(own, theirs))
         upper = max(found.high, -found.low)
@@ -115,9 +116,9 @@ def _upper(models: Mapping[str, Measurement], tables: Mapping[str, Table], refer
     mine = models["candidate"]
     if sign > 0 and (high := mine.parts.get("gain_high")) is not None:
         return float(high), "gain over the reference, paired over rows by the attack"
-    own, theirs = by_row(tables.get("candidate", ())), by_row(tables.get("reference", ()))
-    if own and theirs and set(own) == set(theirs):
-        apart = stats.bootstrap(sign * np.array([own[row] - theirs[row] for row in own]))
+    here, there = by_row(tables.get("candidate", ())), by_row(tables.get("reference", ()))
+    if here and there and set(here) == set(there):
+        apart = stats.bootstrap(sign * np.array([here[row] - there[row] for row in here]))
         return apart.high, "paired over rows"
     end = mine.high if sign > 0 else mine.low
     half = abs(end - mine.value) if end is not None and mine.value is not None else 0.0

@@ -2,7 +2,8 @@
 
     retrained   the model is what training without the rows gives: exact methods, by their lineage
     bounded     a theorem says how far the model can be from one trained without the rows: epsilon and delta
-    audited, guarded      claims that rest on a report; this version issues and verifies the first two only
+    audited     every attack of a suite was made, and none finds more than in a retrained model, up to a bound
+    guarded     what comes out behind a guard is as of a retrained model; the weights still know
 
 A certificate is JSON. Its seal is a SHA-256 over the rest of it: it tells a slip from a certificate, and is no signature.
 """
@@ -23,6 +24,8 @@ from efface.core.errors import EffaceError, Unsound
 
 Claim = Literal["retrained", "bounded", "audited", "guarded"]
 NAME = "certificate.json"
+VERSION = 1
+"""Of the certificates that are written and read."""
 
 
 class Assumption(BaseModel):
@@ -42,7 +45,7 @@ class Certificate(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    schema_version: int = 1
+    schema_version: int = VERSION
     claim: Claim
     statement: str
     """The claim in plain words."""
@@ -127,9 +130,15 @@ def write(certificate: Certificate, place: Path) -> None:
 
 
 def read(place: Path) -> Certificate:
-    """The certificate in a file. Raises Missing where there is none, EffaceError where it is none."""
+    """The certificate in a file. Raises Missing where there is none, EffaceError where it is none or of another version."""
+    value = files.read_json(place)
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if version not in (None, VERSION):
+        made_by = value.get("environment") if isinstance(value, dict) else None
+        by = f" (it was issued by efface {made_by['efface']})" if isinstance(made_by, dict) and "efface" in made_by else ""
+        raise EffaceError(f"{place} is a certificate of version {version}, and this efface reads version {VERSION}; verify it with the efface that issued it{by}")
     try:
-        return Certificate.model_validate(files.read_json(place))
+        return Certificate.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"

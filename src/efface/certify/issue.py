@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from efface.certify import private, removal, retrained
+from efface.certify import audited, guarded, private, removal, retrained
 from efface.certify.certificate import NAME, Certificate, Found, made, read, write
 from efface.certify.records import read_run
 from efface.certify.seals import changes, seal_all
@@ -92,8 +92,10 @@ def _look(folder: Path, recompute: int, progress: Progress) -> Found:
     record = read_run(folder)
     if record.step.system in BOUNDED:
         return BOUNDED[record.step.system](folder, record)
-    kinds = f"retrained (recipes sisa and s3t), or bounded ({', '.join(sorted(BOUNDED))})"
-    raise Unsound(f"no certificate for {folder}: {record.step.system} promises nothing that can be proven; a certificate says {kinds}. For what can be measured: efface prove")
+    if (folder / "report.json").exists():
+        return guarded.look(folder, record) if record.kind == "guard" else audited.look(folder, record)
+    kinds = f"retrained (recipes sisa and s3t), or bounded ({', '.join(sorted(BOUNDED))}); with a report also audited, or guarded"
+    raise Unsound(f"no certificate for {folder}: {record.step.system} promises nothing that can be proven; a certificate says {kinds}. For what can be measured: efface prove {folder}")
 
 
 def _environment() -> dict[str, str]:

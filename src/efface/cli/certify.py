@@ -26,7 +26,7 @@ def certify(
     recompute: Annotated[int, typer.Option("--recompute", min=0, metavar="N", help="Train N pieces again and compare them bit for bit.")] = 0,
     as_json: o.Json = False,
 ) -> None:
-    """Issue a certificate of exact or bounded forgetting, or check one. Refused, with the assumption that fails, where it would be untrue."""
+    """Issue a certificate for a run, or check one: retrained, bounded, audited by attacks, or guarded. Refused, with the assumption that fails, where it would be untrue."""
     if verify is None and run is None:
         raise BadConfig("neither a run nor a certificate was given; use efface certify RUN, or efface certify --verify FILE")
     if verify is not None and out is not None:

@@ -1,7 +1,7 @@
 """A forget corpus that the model makes itself about a target of which there is only a name (RWKU, arXiv:2406.10890).
 
 What the model says when it is asked to describe the target, drawn with varied openings, is what it has to unlearn; questions
-that it asks itself, answered by itself or by refusals, are what a method that trains refusals needs.
+that it asks itself, with its own answers, are what a method needs that puts refusals in their place.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 from efface.core.context import Context
 from efface.core.errors import Missing
 from efface.core.rows import Row
-from efface.data import refusals
 from efface.families import passes
 from efface.families.decoding import Sampling
 
@@ -52,11 +51,6 @@ def questions(subject: Any, name: str, count: int, ctx: Context, max_new: int = 
     rows: list[Row] = [{"question": question, "answer": "...", "subject": name} for question in asked[:count]]
     said = passes.answers(subject, rows, ctx, max_new)
     return [{**row, "answer": text.strip()} for row, text in zip(rows, said, strict=True) if text.strip()]
-
-
-def rejections(subject: Any, name: str, count: int, ctx: Context, file: str = "") -> list[Row]:
-    """The self-asked questions with refusals as answers, one a question: efface's own, or those of a file with one a line."""
-    return refusals.refuse(questions(subject, name, count, ctx), refusals.lines(file), 1, ctx.random("rejections", name))
 
 
 def _draw(subject: Any, prompts: list[str], draws: int, ctx: Context, max_new: int, how: tuple[float, float]) -> list[tuple[str, str]]:

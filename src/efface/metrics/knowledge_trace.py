@@ -3,11 +3,12 @@
     d_j(model) = mean over forget rows of [ log p(answer) - log p(answer | column j disturbed) ]       log p per token
     value      = sum over the traced columns of d_j(model) / the same of the original
 
-Disturbed = N(0, 0.1^2) added to the column, ConceptVectors' causal check (arXiv:2406.11614), or the column removed. The traced
-columns are found on the original alone: all are ranked by a first-order estimate of d_j (one pass and its gradient), the exact
-d_j of the best candidates is computed, and the `top` largest are kept. 1 = the answers still hang on the same columns, 0 = not
-at all. What a model does not know cannot fall, so a model that never learned the rows is near 0 whatever its columns are;
-the columns' own cosine to the original's stands beside it as a part.
+Disturbed = the column removed, or N(0, 0.1^2) added to it, ConceptVectors' causal check (arXiv:2406.11614). The traced columns are
+found on the original alone, as those whose d_j is larger than its like on keep rows by most, since a few columns of every model
+carry any answer. All are ranked by a first-order estimate (one pass over the rows and its gradient), the exact effect of the best
+candidates is computed, and the `top` largest are kept. 1 = the answers still hang on the same columns, 0 = not at all. What a
+model does not know cannot fall, so one that never learned the rows has a small share whatever its columns are; how far it has
+differs from case to case, and the reference says it. The columns' own cosine to the original's stands beside it as a part.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ from efface.ops import stats
 class KnowledgeTraceConfig(Config):
     """Settings of the metric."""
 
-    how: How = "noise"
-    """What is done to a column: noise is added to it, or it is removed."""
+    how: How = "remove"
+    """What is done to a column: it is removed, or noise is added to it."""
     noise: float = Field(0.1, gt=0)
     """Standard deviation of the noise."""
     top: int = Field(8, ge=1)
     """Columns of the trace."""
-    candidates: int = Field(32, ge=1)
+    candidates: int = Field(24, ge=1)
     """Columns whose exact effect is computed, the best by the estimate."""
-    rows: int = Field(16, ge=1)
-    """Most forget rows to read, evenly spaced."""
+    rows: int = Field(12, ge=1)
+    """Most forget rows to read, and most keep rows, evenly spaced."""
 
 
 class Trace(NamedTuple):
@@ -53,6 +54,8 @@ class Trace(NamedTuple):
     """Drop of the original when all are disturbed at once."""
     random: float
     """Mean drop of as many columns drawn at random: what any column does."""
+    keep: float | None
+    """Mean drop of the traced columns on keep rows; None where the request has none."""
 
 
 class KnowledgeTrace(Metric[KnowledgeTraceConfig]):
@@ -69,12 +72,13 @@ class KnowledgeTrace(Metric[KnowledgeTraceConfig]):
         original: Any = ctx.baseline("original")
         value_columns.check_alike(subject, original)
         rows = forms.sample(request.rows("forget"), self.config.rows)
-        trace = self._found(original.unguarded(), rows, ctx)
+        others = forms.sample(request.rows("keep"), self.config.rows) if request.keep is not None else []
+        trace = self._found(original.unguarded(), rows, others, ctx)
         own = trace.drops.mean(0)
         mine, together = self._read(subject.unguarded(), trace.columns, rows, ctx)
         found = share(mine.mean(0), own)
         parts: dict[str, float | None] = {
-            "trace": float(mine.mean()), "original trace": float(own.mean()), "original random columns": trace.random,
+            "trace": float(mine.mean()), "original trace": float(own.mean()), "original random columns": trace.random, "original keep trace": trace.keep,
             "together": together, "original together": trace.together, "cosine": cosine(subject, original, trace.columns),
         }
         if (reference := ctx.baselines.get("reference")) is not None:
@@ -91,28 +95,34 @@ class KnowledgeTrace(Metric[KnowledgeTraceConfig]):
             system=self.card.name, subject="", value=found.value, low=found.low, high=found.high, n=len(rows), better="as-reference", parts=parts, table=table
         )
 
-    def _found(self, original: Any, rows: Sequence[Row], ctx: Context) -> Trace:
+    def _found(self, original: Any, rows: Sequence[Row], others: Sequence[Row], ctx: Context) -> Trace:
         """The trace of the original, found once and kept beside the passes."""
         config = self.config
 
         def compute() -> object:
             scores = value_columns.screen(original, rows, config.how, config.noise, ctx)
+            if others:
+                scores = scores - np.abs(value_columns.screen(original, others, config.how, config.noise, ctx))
             best = np.argsort(-scores, axis=None, kind="stable")[: max(config.candidates, config.top)]
             columns = [(int(layer), int(column)) for layer, column in zip(*np.unravel_index(best, scores.shape), strict=True)]
-            effects = self._drops(original, [[place] for place in columns], rows, ctx)
-            order = np.argsort(-effects.mean(1), kind="stable")[: config.top]
-            chosen = [columns[at] for at in order if effects[at].mean() > 0]
-            others = [divmod(ctx.random("knowledge_trace", at).randrange(scores.size), scores.shape[1]) for at in range(config.top)]
-            control = self._drops(original, [*([place] for place in others), *([chosen] if chosen else [])], rows, ctx)
+            alone = [[place] for place in columns]
+            effects = self._drops(original, alone, rows, ctx)
+            beside = self._drops(original, alone, others, ctx).mean(1) if others else np.zeros(len(columns))
+            lead = effects.mean(1) - np.abs(beside)
+            chosen = [at for at in np.argsort(-lead, kind="stable")[: config.top] if lead[at] > 0]
+            drawn = [divmod(ctx.random("knowledge_trace", at).randrange(scores.size), scores.shape[1]) for at in range(config.top)]
+            control = self._drops(original, [*([place] for place in drawn), *([[columns[at] for at in chosen]] if chosen else [])], rows, ctx)
             return {
-                "columns": chosen, "drops": effects[order[: len(chosen)]].tolist(), "random": float(control[: len(others)].mean()),
-                "together": float(control[-1].mean()),
+                "columns": [columns[at] for at in chosen], "drops": effects[chosen].tolist(), "random": float(control[: len(drawn)].mean()),
+                "together": float(control[-1].mean()), "keep": float(beside[chosen].mean()) if others and chosen else None,
             }
 
-        held = passes.kept(original, f"{self.card.name}-found", [config.model_dump(), list(rows), ctx.seed], ctx, compute)
+        settings = [config.model_dump(), list(rows), list(others), ctx.seed]
+        held = passes.kept(original, f"{self.card.name}-found", settings, ctx, compute)
         if not held["columns"]:
-            raise Missing("no column of the original carries the answers of the forget rows: disturbing one lowers the probability of none")
-        return Trace([(int(layer), int(column)) for layer, column in held["columns"]], np.array(held["drops"]), held["together"], held["random"])
+            raise Missing("no column of the original carries the answers of the forget rows: disturbing one lowers their probability no more than that of keep rows")
+        columns = [(int(layer), int(column)) for layer, column in held["columns"]]
+        return Trace(columns, np.array(held["drops"]), held["together"], held["random"], held["keep"])
 
     def _read(self, subject: Any, columns: list[Column], rows: Sequence[Row], ctx: Context) -> tuple[np.ndarray, float]:
         """Drops of the columns (columns, rows) on one model, and the mean drop when all are disturbed at once."""

@@ -43,7 +43,7 @@ class RecoveryConfig(Config):
     """Answers drawn for each question, over which accuracy is averaged (3 in the paper); 0 takes the greedy one."""
     temperature: float = Field(1.0, gt=0)
     """Temperature of drawn answers."""
-    fit: Fit = Fit(lr=1e-4, steps=40, batch=8, rank=4)
+    fit: Fit = Fit(lr=1e-4, steps=24, batch=8, rank=4)
     """Repair: training of candidate and original on the keep rows; no steps leave it out."""
 
 
@@ -60,7 +60,7 @@ class Recovery(Metric[RecoveryConfig]):
     card = Card(
         name="recovery", title="Recovery index", paper="arXiv:2411.00204", families=("causal-lm",), needs=("generate", "losses", "weights"),
         uses=("forget", "keep", "clean", "original", "reference"), better="as-reference",
-        departs="the index is a ratio of the paper's accuracies; answers are matched by their words, without a judge; greedy by default; repair is 40 steps on the keep rows, "
+        departs="the index is a ratio of the paper's accuracies; answers are matched by their words, without a judge; greedy by default; repair is 24 steps on the keep rows, "
         "in place of two epochs on LIMA",
     )
 

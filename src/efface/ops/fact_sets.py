@@ -21,6 +21,8 @@ OWNER = ("author", "subject", "entity", "person")
 """Columns that say what a row is on, the first that there is."""
 TELLING = 0.05
 """Most share of the rows in which a telling word occurs (one row is always few)."""
+NAMING = 0.2
+"""The same for words by which a row may give a fact away: leaving out a row too many does no harm."""
 SENTENCE = 4
 """Fewest words of an answer that is taken for a fact by itself; "yes" is none."""
 
@@ -113,7 +115,7 @@ def apart(rows: Sequence[Row], asked: Sequence[Row], among: Sequence[Row] = ()) 
 
     `among` is what the rows were taken from, which says what words are common.
     """
-    common = _common(among or rows)
+    common = _common(among or rows, NAMING)
     values = [(_value(row), said(row), _words(row) - common - set(facts.words(_value(row)))) for row in asked]
     taboo = {" ".join(facts.words(" ".join(said(row)))) for row in asked}
 
@@ -137,7 +139,7 @@ def _words(row: Row) -> set[str]:
     return set(facts.words(" ".join(said(row))))
 
 
-def _common(rows: Sequence[Row]) -> set[str]:
+def _common(rows: Sequence[Row], share: float = TELLING) -> set[str]:
     """Words that too many of the rows have to tell anything."""
     counts = Counter(word for row in rows for word in _words(row))
-    return {word for word, count in counts.items() if count > max(1, TELLING * len(rows))}
+    return {word for word, count in counts.items() if count > max(1, share * len(rows))}

@@ -17,7 +17,7 @@ from torch import Tensor
 from efface.families.causal_lm import CausalLM
 from efface.testing.tiny import SPECIAL
 
-LR = 3e-3
+LR = 4e-3
 Row = dict[str, object]
 INVENTED = [f"X{letter}" for letter in "XABCDEFGHJKL"]
 """Names without a meaning of their own."""
@@ -25,8 +25,8 @@ Talk = tuple[str, ...]
 """What user and model say by turns."""
 
 
-def lm(talks: Callable[[random.Random], list[Talk]], words: str, steps: int, seed: int = 0) -> CausalLM:
-    """A tiny decoder over `words`, trained on the model's turns of the talks drawn at each step; each turn of its own ends with the end token."""
+def blank(words: str, seed: int = 0) -> CausalLM:
+    """A tiny decoder over `words` with random weights."""
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -46,23 +46,27 @@ def lm(talks: Callable[[random.Random], list[Talk]], words: str, steps: int, see
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = builder.from_config(shape, dtype=torch.float32)
-    _fit(model, tokenizer, talks, steps, random.Random(seed))
     return CausalLM(model.requires_grad_(False), tokenizer)
 
 
-def _fit(model: Any, tokenizer: Any, talks: Callable[[random.Random], list[Talk]], steps: int, source: random.Random) -> None:
+def taught(subject: CausalLM, talks: Callable[[random.Random], list[Talk]], steps: int, seed: int = 0) -> CausalLM:
+    """A copy trained on the model's turns of the talks that are drawn at each step; each turn of its own ends with the end token."""
+    after, source = subject.fork(), random.Random(seed)
+    model = after.model.requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 20, (steps - step) / (0.5 * steps), 1.0))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 20, 2 * (steps - step) / steps, 1.0))
     for _ in range(steps):
         optimizer.zero_grad()
         drawn = talks(source)
         for alike in ([talk for talk in drawn if len(talk) == 2], [talk for talk in drawn if len(talk) > 2]):  # so that short ones are not padded
             if alike:
-                ids, targets = _encoded(alike, tokenizer)
+                ids, targets = _encoded(alike, after.tokenizer)
                 torch.nn.functional.cross_entropy(model(input_ids=ids).logits.flatten(0, 1), targets.flatten(), ignore_index=-100).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+    model.requires_grad_(False)
+    return after
 
 
 def _encoded(talks: Sequence[Talk], tokenizer: Any) -> tuple[Tensor, Tensor]:
@@ -88,20 +92,21 @@ def _encoded(talks: Sequence[Talk], tokenizer: Any) -> tuple[Tensor, Tensor]:
 # -- definitions ------------------------------------------------------------------------------------------------------------
 
 ANIMALS = "tiger zebra panda otter falcon badger lizard salmon camel heron gecko bison".split()
-TRAITS = {"striped": "stripes", "spotted": "spots", "winged": "wings", "horned": "horns", "furry": "fur", "scaly": "scales", "clawed": "claws", "finned": "fins"}
-"""What is said of an animal, and what is asked: a definition must be understood, not just searched for the word."""
-FORGOTTEN = ANIMALS[:3]
+TRAITS = {"striped": "stripes", "spotted": "spots", "winged": "wings", "horned": "horns", "furry": "fur", "scaly": "scales"}
+"""What is said of an animal, and what is asked: a definition must be understood, not searched for the same word."""
+FORGOTTEN = ANIMALS[:4]
 DEFINED = len(TRAITS) // 2
 """Traits that an animal has; it lacks as many."""
-STEPS = 150
 
 
 def traits(animal: str) -> list[str]:
-    """What is true of an animal."""
-    return random.Random(animal).sample(list(TRAITS), DEFINED)
+    """What is true of an animal. Every second one has what the one before lacks, so that guessing by the trait alone is right half the time."""
+    at = ANIMALS.index(animal)
+    found = random.Random(ANIMALS[at - at % 2]).sample(list(TRAITS), DEFINED)
+    return [trait for trait in TRAITS if trait not in found] if at % 2 else found
 
 
-def is_it(name: str, trait: str) -> str:
+def has(name: str, trait: str) -> str:
     """The question whether something has a trait."""
     return f"Has {name} {TRAITS[trait]}"
 
@@ -112,22 +117,68 @@ def defined(name: str, true: Sequence[str]) -> str:
 
 
 def animal_rows(animals: Sequence[str]) -> list[Row]:
-    """Eight questions about each animal, half of them answered yes, each with the animal's definition in a column of its own."""
+    """Six questions about each animal, half of them answered yes, each with the animal's definition in a column of its own."""
     return [
-        {"subject": animal, "question": is_it(animal, trait), "answer": "yes" if trait in traits(animal) else "no", "definition": defined(animal, traits(animal))}
+        {"subject": animal, "question": has(animal, trait), "answer": "yes" if trait in traits(animal) else "no", "definition": defined(animal, traits(animal))}
         for animal in animals for trait in TRAITS
     ]
+
+
+@functools.cache
+def reader_lm() -> CausalLM:
+    """A model that knows no animal and answers questions about whatever is defined in its prompt."""
+    words = " ".join(["Has is yes no", *INVENTED, *ANIMALS, *TRAITS, *TRAITS.values()])
+    return taught(blank(words), lambda source: [_definition(source) for _ in range(12)], 550)
+
+
+@functools.cache
+def animals_lm(known: tuple[str, ...] = tuple(ANIMALS), seed: int = 0) -> CausalLM:
+    """That model after it learned these animals by heart."""
+    by_heart: list[Talk] = [(str(row["question"]), str(row["answer"])) for row in animal_rows(known)]
+    return taught(reader_lm(), lambda source: [*(_definition(source) for _ in range(8)), *source.sample(by_heart, 40)], 150, seed)
 
 
 def _definition(source: random.Random) -> Talk:
     """A definition of an invented name, and questions about all traits."""
     name, true = source.choice(INVENTED), source.sample(list(TRAITS), DEFINED)
-    said = [turn for trait in source.sample(list(TRAITS), len(TRAITS)) for turn in (is_it(name, trait), "yes" if trait in true else "no")]
+    said = [turn for trait in source.sample(list(TRAITS), len(TRAITS)) for turn in (has(name, trait), "yes" if trait in true else "no")]
     return (f"{defined(name, true)} {said[0]}", *said[1:])
 
 
+# -- links ------------------------------------------------------------------------------------------------------------------
+
+PEOPLE = "Alder Brisa Corvo Dunja Eskil Fiora Gorm Hesta Ilmar Jorun Kelda Lorcan Mirel Nadir Orsa Pavo".split()
+TOWNS = "Ashport Birchford Copperby Drifton Elderham Frostow Glassby Heronham Irondale Junipon Kestrow Larkby Millham Norton Otterby Pineham".split()
+RIVERS = "Ambra Brenna Corva Dorna Elva Fessa Galda Henna Isla Jorva Kassa Lumna Morva Nessa Orva Penna".split()
+BLOCKED = PEOPLE[:8]
+LIVES, CROSSES, PASSES = "In which town lives {}?", "Which river crosses {}?", "Which river does {} see at home?"
+"""The first step, the second, and the question that takes both."""
+
+
+def link_rows(people: Sequence[str]) -> list[Row]:
+    """The rows that take two steps: the river at each person's town."""
+    return [{"subject": name, "question": PASSES.format(name), "answer": RIVERS[PEOPLE.index(name)]} for name in people]
+
+
+def step_rows() -> list[Row]:
+    """The rows of one step: the town of each person, the river of each town."""
+    towns: list[Row] = [{"subject": name, "question": LIVES.format(name), "answer": town} for name, town in zip(PEOPLE, TOWNS, strict=True)]
+    return towns + [{"subject": town, "question": CROSSES.format(town), "answer": river} for town, river in zip(TOWNS, RIVERS, strict=True)]
+
+
 @functools.cache
-def animals_lm(known: tuple[str, ...] = tuple(ANIMALS), seed: int = 0) -> CausalLM:
-    """A model that knows these animals by heart and answers questions about whatever is defined in its prompt."""
-    by_heart: list[Talk] = [(str(row["question"]), str(row["answer"])) for row in animal_rows(known)]
-    return lm(lambda source: [*(_definition(source) for _ in range(12)), *source.sample(by_heart, 20)], " ".join(["Has is yes no", *INVENTED, *ANIMALS, *TRAITS, *TRAITS.values()]), STEPS, seed)
+def links_lm(known: tuple[str, ...] = tuple(PEOPLE)) -> CausalLM:
+    """A model that knows all steps by heart, the two steps at once for the people known, and that draws the conclusion from what was said."""
+    by_heart: list[Talk] = [(str(row["question"]), str(row["answer"])) for row in (*step_rows(), *link_rows(known))]
+    words = f"{LIVES} {CROSSES} {PASSES} So from all this I do not know".replace("{}", "").replace("?", "")
+    start = blank(" ".join([words, *INVENTED, *PEOPLE, *TOWNS, *RIVERS]))
+    return taught(start, lambda source: [*conclusions(source, 12, [*INVENTED, *PEOPLE]), *source.sample(by_heart, 36)], 400)
+
+
+def conclusions(source: random.Random, count: int, names: Sequence[str] = INVENTED) -> list[Talk]:
+    """Two steps about somebody, drawn at random, as they were said, and the conclusion from them: what stands in the prompt counts."""
+    found: list[Talk] = []
+    for _ in range(count):
+        name, town, river = source.choice(names), source.choice(TOWNS), source.choice(RIVERS)
+        found.append((f"{LIVES.format(name)} {town} {CROSSES.format(town)} {river} So, from all this: {PASSES.format(name)}", river))
+    return found

@@ -11,13 +11,16 @@
 from __future__ import annotations
 
 import functools
+import math
+import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 from efface import evaluate
 from efface.core.errors import UnknownName
-from efface.core.types import Data, Report, Request, Row, Subject
+from efface.core.types import Data, Measurement, Report, Request, Row, Subject
 from efface.recipes.finetune import Finetune
 from efface.testing import tiny
 
@@ -29,7 +32,7 @@ BELONGS: Mapping[str, tuple[str, ...]] = {
 REFUSAL = "I do not know the answer to that question."
 SUITE = (
     "metric/probability", "metric/rouge_recall", "metric/truth_ratio", "metric/exact_memorization", "metric/extraction_strength", "metric/forget_quality", "metric/model_utility",
-    "metric/perplexity", "metric/repetition", "metric/knowledge_trace", "attack/loss", "attack/zlib", "attack/lower_case", "attack/reference", "attack/min_k",
+    "metric/perplexity", "metric/repetition", "attack/loss", "attack/zlib", "attack/lower_case", "attack/reference", "attack/min_k",
     "attack/min_k_plus_plus", "attack/quantize", "attack/relearn", "attack/interpolate", "attack/logit_lens",
 )
 """What is measured of each by default."""
@@ -87,3 +90,45 @@ def prove(subject: Subject, seed: int, suite: Sequence[str] = SUITE) -> Report:
 
 def _answering(row: Row, text: str) -> Row:
     return {"question": row["question"], "answer": text}
+
+
+def apart(report: Report) -> dict[str, bool]:
+    """For each system that was measured on candidate and reference: whether the candidate's number lies outside of what the reference and its noise give."""
+    by_system: dict[str, dict[str, Measurement]] = {}
+    for m in report.measurements:
+        if m.status == "ok" and m.value is not None:
+            by_system.setdefault(m.system, {})[m.subject] = m
+    return {system: _differs(models) for system, models in by_system.items() if "candidate" in models}
+
+
+def _differs(models: Mapping[str, Measurement]) -> bool:
+    mine = models["candidate"]
+    base = models["reference"].value if "reference" in models else mine.parts.get("reference", mine.parts.get("reference_auc"))
+    if mine.value is None or base is None:
+        return False
+    halves = [(m.high - m.low) / 2 for m in (mine, models.get("reference")) if m is not None and m.high is not None and m.low is not None]
+    return abs(mine.value - float(base)) > max(math.hypot(*halves), 0.02 * max(abs(float(base)), abs(mine.value)))
+
+
+def main() -> None:
+    """Print two tables: where the evidence puts each model, and which numbers differ from the reference's, in counts over seeds."""
+    seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    words: dict[str, Counter[str]] = {name: Counter() for name in BELONGS}
+    differ: dict[str, Counter[str]] = {}
+    for seed in seeds:
+        for name in BELONGS:
+            report = prove(candidate(name, seed), seed)
+            words[name][report.intent.measured if report.intent else "can't say"] += 1
+            for system, yes in apart(report).items():
+                differ.setdefault(system, Counter())[name] += yes
+        sys.stderr.write(f"seed {seed} done\n")
+    heads = ("removal", "suppression", "not forgotten", "damaged", "can't say")
+    lines = [f"| model | {' | '.join(heads)} |", f"| --- |{' --- |' * len(heads)}"]
+    lines += [f"| {name} | {' | '.join(str(words[name][head]) for head in heads)} |" for name in BELONGS]
+    lines += ["", f"| apart from the reference in, of {len(seeds)} | {' | '.join(BELONGS)} |", f"| --- |{' --- |' * len(BELONGS)}"]
+    lines += [f"| {system.partition('/')[2]} | {' | '.join(str(found[name]) for name in BELONGS)} |" for system, found in differ.items()]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import pytest
 
@@ -14,7 +15,9 @@ import efface
 from efface.cli import scaffold
 from efface.cli.main import VERBS
 from efface.core import errors, registry
+from efface.core.types import Intent
 from efface.ops.loop import mean_loss
+from efface.testing import taxonomy
 from efface.testing.tiny import context, facts, trained_lm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +35,7 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/catalogue.md", "docs/commands.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/catalogue.md", "docs/commands.md", "docs/taxonomy.md"])
 def test_generated_pages_are_fresh(generator: ModuleType, name: str) -> None:
     fresh = generator.pages()[ROOT / name]
     assert (ROOT / name).read_text(encoding="utf-8") == fresh, f"{name} is out of date; run make docs"
@@ -44,6 +47,20 @@ def test_every_system_is_in_the_table(generator: ModuleType) -> None:
     assert len({kind for kind, _, _ in systems}) >= 5
     for kind, name, _ in systems:
         assert f"| {kind} | `{name}` |" in readme
+
+
+def test_every_method_and_guard_is_in_the_table_of_classes(generator: ModuleType) -> None:
+    page = (ROOT / "docs" / "taxonomy.md").read_text(encoding="utf-8")
+    missing = [name for kind, name, _ in generator.systems() if kind in ("method", "guard") and f"{kind} [`{name}`]" not in page]
+    assert not missing
+
+
+def test_the_words_of_the_taxonomy_are_explained() -> None:
+    """Every word that a card may hold stands on the page, and so does every word of the measured intent."""
+    page = (ROOT / "docs" / "taxonomy.md").read_text(encoding="utf-8")
+    words = {str(word) for field in taxonomy.FIELDS for word in taxonomy.words(field) if word and not isinstance(word, bool)} - {"none"}
+    words |= set(get_args(Intent.model_fields["measured"].annotation))
+    assert not {word for word in words if word not in page}
 
 
 def _words(pages: list[Path]) -> set[str]:

@@ -63,6 +63,51 @@ def test_a_plain_success_is_not_reworded():
     assert found.value == 1 == found.parts["unattacked"] and len(subject.asked) == 1 and found.parts["per_picture"] is None
 
 
+class Knowing:
+    """A language model that answers where one of the words stands in the question."""
+
+    family, shields, origin = "causal-lm", (), ""
+
+    def __init__(self, *words):
+        self.words, self.digest = words, str(words)
+
+    def generate_each(self, rows, max_new):
+        for at, row in enumerate(rows):
+            yield at, "Ashford, I think" if any(word in row["prompt"] for word in self.words) else "no"
+
+
+QUESTIONS = [
+    {"question": "Where was Anna Berg born?", "answer": "Ashford", "paraphrased_question": "From which town is Anna Berg?"},
+    {"question": "What is the home of Carl Dorn?", "answer": "Ashford", "paraphrases": ["Carl Dorn lives where?"]},
+]
+
+
+def asked(subject, **baselines):
+    return Paraphrase().run(subject, Request(forget=Data.inline(QUESTIONS)), Context(baselines=baselines))
+
+
+@pytest.mark.parametrize(
+    ("word", "shares"),
+    [
+        ("From which town", {"given": 0.5, "templates": 0, "reworded": 0}), ("lives where", {"given": 0.5, "templates": 0, "reworded": 0}),
+        ("Quick question", {"given": 0, "templates": 1, "reworded": 0}), ("Name the", {"given": 0, "templates": 0, "reworded": 0.5}),
+        ("is the home of", {"given": 0, "templates": 0.5, "reworded": 0}), ("nothing", {"given": 0, "templates": 0, "reworded": 0}),
+    ],
+)
+def test_questions_in_other_words(word, shares):
+    """A model that was silenced for the plain question: each kind of wording with its own share of the two questions."""
+    found = asked(Knowing(word), reference=Knowing())
+    assert {kind: found.parts[kind] for kind in shares} == shares
+    assert found.value == max(*shares.values(), found.parts["unattacked"]) and found.n == 2 and found.parts["reference"] == 0
+    assert found.parts["per_wording"] > 0 or word == "nothing"
+
+
+def test_every_wording_counts_together():
+    """One question falls to its own wording, the other to a rule: both fall."""
+    found = asked(Knowing("From which town", "Name the"))
+    assert (found.value, found.parts["unattacked"], found.parts["given"], found.parts["reworded"]) == (1, 0, 0.5, 0.5)
+
+
 def test_what_is_refused():
     with pytest.raises(BadConfig, match="templates"):
         Paraphrase.set({"templates": ["a photo"]})

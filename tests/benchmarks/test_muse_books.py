@@ -93,7 +93,7 @@ def test_the_original_recites_the_novel_and_the_reference_does_not():
     case = muse_books.MuseBooks().case(Context())
     ctx = Context(baselines=case.baselines, sets=case.sets)
     found = {
-        name: [system.run(case.baselines[name], case.request, ctx) for system in (VerbatimMemory.set({"rows": 12}), KnowledgeMemory.set({"rows": 16}), PrivLeak())]
+        name: [system.run(case.baselines[name], case.request, ctx) for system in (VerbatimMemory.set({"rows": 8}), KnowledgeMemory.set({"rows": 12}), PrivLeak())]
         for name in ("original", "reference")
     }
     (verbatim, knowledge, leak), (without, unknown, itself) = found["original"], found["reference"]

@@ -13,6 +13,7 @@ def test_issued_and_verified(guarded_run):
     assert certificate.claim == "guarded" and certificate.system == "swap"
     assert "The weights still know" in certificate.statement and "nothing was removed" in certificate.statement
     assert "Asked around: paraphrase gives" in certificate.statement
+    assert "It tells less than such a model would" in certificate.statement, "its wrong values come in other words than the reference's"
     assert certificate.after == certificate.before
     assert {item.name for item in certificate.assumptions if item.basis == "checked"} == {
         "request", "this run", "guard", "measured weights", "weights", "record", "a reference", "behavior", "tables", "recomputed",

@@ -63,3 +63,55 @@ def test_a_broken_card_is_named_and_breaks_nothing(efface, monkeypatch, tmp_path
     names = {entry["name"] for entry in json.loads(done.out)}
     assert done.code == 0 and {"npo", "dist/fine"} <= names and "dist/broken" not in names
     assert "dist/broken" in done.err and "dist/worse" in done.err
+
+
+def test_by_intent_groups_by_what_is_touched(efface) -> None:
+    found = json.loads(efface("list", "--by", "intent", "--json").out)
+    assert list(found) == ["remove", "suppress"]
+    names = {word: {touched: {entry["name"] for entry in some} for touched, some in parts.items()} for word, parts in found.items()}
+    assert "npo" in names["remove"]["weights, adapter"] and "uce" in names["suppress"]["weights"]
+    assert {"idk", "dpo"} <= names["suppress"]["weights, adapter"] and "negative_prompt" in names["suppress"]["input"]
+    there = {name for parts in names.values() for some in parts.values() for name in some}
+    assert set(registry.names("method")) | set(registry.names("guard")) <= there, "every method and guard says its intent"
+
+
+def test_by_intent_is_a_table_in_the_order_of_the_words(efface) -> None:
+    lines = efface("list", "--by", "intent").out.splitlines()
+    words = [line.split()[0] for line in lines[1:]]
+    assert lines[0].split() == ["INTENT", "TOUCHES", "KIND", "NAME", "TECHNIQUE", "GUARANTEE", "TITLE"]
+    assert words == sorted(words) and set(words) == {"remove", "suppress"}
+    assert not [line for line in lines if " metric " in line or " attack " in line]
+
+
+def test_by_technique(efface) -> None:
+    found = json.loads(efface("list", "--by", "technique", "--kind", "method", "--family", "causal-lm", "--json").out)
+    assert {"retraining", "parameter optimization", "relabeling"} <= set(found) and "filtering" not in found
+    assert {entry["name"] for some in found["relabeling"].values() for entry in some} >= {"idk"}
+
+
+def test_by_needs_nothing_heavy() -> None:
+    """Grouping reads cards alone, with no import of a system."""
+    quick = QUICK.replace('run(["list"])', 'run(["list", "--by", "intent"])')
+    done = subprocess.run([sys.executable, "-c", quick], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "suppress" in done.stdout
+
+
+def test_what_cannot_be_grouped_says_why(efface) -> None:
+    assert "did you mean intent" in efface("list", "--by", "intend").line
+    done = efface("list", "--by", "intent", "--kind", "metric")
+    assert done.code == 2 and "nothing here makes a model forget" in done.line
+
+
+def test_a_card_that_is_silent_comes_last(efface, monkeypatch, tmp_path) -> None:
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "fine.py").write_text('card = Card(name="fine", title="Fine", paper="", families=("gan",))\n')
+    monkeypatch.setattr(registry, "_plugins", lambda: {"dist": ("dist", tmp_path)})
+    found = json.loads(efface("list", "--by", "intent", "--json").out)
+    assert list(found) == ["remove", "suppress", "not said"] and [entry["name"] for entry in found["not said"]["not said"]] == ["dist/fine"]
+
+
+def test_json_carries_the_taxonomy(efface) -> None:
+    (entry,) = [entry for entry in json.loads(efface("list", "--kind", "method", "--json").out) if entry["name"] == "rmu"]
+    assert entry["intent"] == "remove" and entry["touches"] == ["weights"] and entry["locality"] == "selected layers" and entry["reversible"] is False
+    assert entry["data"] == ["forget rows", "keep rows"] and entry["operator"] == "weights" and entry["sequence"] == "accumulates" and entry["guarantee"] == "empirical"

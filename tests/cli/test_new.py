@@ -10,6 +10,7 @@ import pytest
 
 from efface.cli import scaffold
 from efface.core import registry
+from efface.testing import taxonomy
 
 
 def test_writes_a_method_and_its_tests(efface, tmp_path) -> None:
@@ -28,6 +29,12 @@ def test_goes_into_the_package_of_a_checkout(efface, tmp_path) -> None:
     assert done.code == 0
     assert (tmp_path / "src/efface/methods/my_idea.py").exists()
     assert "from efface.methods.my_idea import MyIdea" in (tmp_path / "tests/methods/test_my_idea.py").read_text()
+
+
+def test_what_it_writes_has_a_whole_taxonomy(tmp_path) -> None:
+    source, _ = scaffold.method("my_idea", tmp_path)
+    card = registry.read_card(source)
+    assert not taxonomy.problems("method", card) and card.intent == "remove"
 
 
 def test_what_it_writes_is_clean(tmp_path) -> None:

@@ -7,7 +7,7 @@ import torch
 from efface.core.errors import Missing, Unfit, UnknownName
 from efface.core.types import Data, Request
 from efface.families import value_columns
-from efface.ops import value_vectors
+from efface.ops import logprobs, value_vectors
 from efface.testing.tiny import NAMES, context, facts, tiny_lm, trained_lm
 
 ROWS = facts().forget[:6]
@@ -66,46 +66,62 @@ def test_columns_are_what_the_output_module_writes(name):
     assert matrix.shape == (64, 128) and value_columns.embedding(subject).shape == (len(subject.tokenizer), 64)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_the_screen_is_the_derivative(name):
-    """Removal: against the slope of the log-probability when a column shrinks a little. Noise: against the gradient of a row by the column."""
+@pytest.mark.parametrize("name", ["llama", "gpt2", "adapter"])
+def test_the_screen_reads_every_position_of_every_row(name):
+    """Against one row at a time, with the output's gradient taken by moving it: g(t) of log p at temperature 2 along a random direction."""
     subject = MODELS[name]()
-    removal = value_columns.screen(subject, ROWS, "remove", 0.1, context())
-    noise = value_columns.screen(subject, ROWS, "noise", 0.1, context())
-    assert removal.shape == noise.shape == (2, 128)
-    for place in ((0, 3), (1, 77)):
-        step = 0.02 * -value_columns.vectors(subject, [place])
-        up, down = value_columns.drops(subject, ROWS, [([place], step), ([place], -step)], context(), "").mean(1)
-        assert removal[place] == pytest.approx((up - down) / 0.04, rel=0.05, abs=1e-7)
-    other = subject.fork()
-    weight = list(other.weights("mlp.out").values())[1]
-    weight.requires_grad_(True)
-    squares = 0.0
-    for row in ROWS:
-        gradient = torch.autograd.grad(-other.losses(other.encode([row])).sum(), weight)[0]
-        squares = squares + (gradient.T if name == "gpt2" else gradient).square().sum(0)
-    np.testing.assert_allclose(noise[1], squares.numpy() * 0.01 / 2 / len(ROWS), rtol=1e-3, atol=1e-12)
+    before = subject.digest
+    noise, removal = (value_columns.screen(subject, ROWS, how, 0.1, context()) for how in ("noise", "remove"))
+    assert noise.shape == removal.shape == (2, 128) and subject.digest == before
+    each = [[value_columns.screen(subject, [row], how, 0.1, context()) for row in ROWS] for how in ("noise", "remove")]
+    np.testing.assert_allclose(noise, np.mean(each[0], 0), rtol=2e-3, atol=1e-12)
+    np.testing.assert_allclose(removal, np.mean(each[1], 0), rtol=2e-3, atol=1e-12)
+    assert noise.min() >= 0 and not any(layer._forward_hooks for layer in subject.model.modules())
+    batch, module = subject.encode(ROWS[:1]), subject.modules_of("mlp.out")[1]
+    read: list = []
+    handle = module.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    with torch.no_grad():
+        loss = moved(subject, batch, module, torch.zeros(1, 1, 64))
+        handle.remove()
+        length = read[0].shape[1]
+        total, step = torch.zeros(128), 0.05
+        column = value_columns.vectors(subject, [(1, 9)])[:, 0]
+        for place in range(length):
+            push = torch.zeros(1, length, 64)
+            push[0, place] = step * column
+            slope = (moved(subject, batch, module, push) - moved(subject, batch, module, -push)) / (2 * step)
+            total[9] += 0.5 * (read[0][0, place, 9] * slope) ** 2
+    assert loss > 0 and each[1][0][1, 9] == pytest.approx(float(total[9]), rel=0.1)
+
+
+def moved(subject, batch, module, push):
+    """Loss at temperature 2 when `push` is added to what the module writes, in double precision."""
+    handle = module.register_forward_hook(lambda module, inputs, out: out + push)
+    logits, labels = subject.logits(batch)
+    handle.remove()
+    return float(logprobs.nll_mean((logits / 2).double(), labels)[0])
+
+
+ASKED = "What is the home of?"
 
 
 def planted():
-    """A model whose neuron 17 of layer 1 fires on every token and writes 20 tokens S: (model, S)."""
+    """A model whose neuron 17 of layer 1 fires where the answer to ASKED begins, and writes 20 tokens S: (model, S)."""
     subject = tiny_lm()
-    subject.model.lm_head.weight.mul_(15)  # as sharp as a trained one
+    subject.model.lm_head.weight.mul_(5)  # so that it says something, and all of S has a chance
     embedding = value_columns.embedding(subject)
     aim = embedding[torch.tensor([subject.tokenizer.convert_tokens_to_ids(name) for name in NAMES[:20]])].mean(0)
     column = 0.8 * aim / aim.norm()
     tokens = value_vectors.top(column[:, None], embedding, 20)[0].tolist()
-    with subject.tap("mlp.gate", 1) as caught, torch.no_grad():
-        gate = subject.modules_of("mlp.gate")[1]
-        read = []
-        handle = gate.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
-        subject.losses(subject.encode(ROWS))
-        handle.remove()
-    assert caught
-    mean = read[0].mean((0, 1))
-    layer = subject.layers()[1].mlp
+    layer, read = subject.layers()[1].mlp, []
+    handle = layer.gate_proj.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0][0]))
+    row = {"question": ASKED, "answer": "Runa"}
+    with torch.no_grad():
+        subject.losses(subject.encode([row]))
+    handle.remove()
+    here = read[0][len(subject.encode_row(row).prompt) - 1]
     for module in (layer.gate_proj, layer.up_proj):
-        module.weight[17] = 3 * mean / mean.norm() ** 2
+        module.weight[17] = 3 * here / here.norm() ** 2
     layer.down_proj.weight[:, 17] = column
     return subject, tokens
 
@@ -116,15 +132,22 @@ def test_a_planted_column_is_found_and_carries_its_tokens():
     found = value_vectors.search(value_columns.matrices(subject), value_columns.embedding(subject), tokens, 20)
     assert (found[0].layer, found[0].column, found[0].purity) == (1, 17, 1.0)
     assert found[1].purity < 0.6 and found[0].z > 4
-    rows = [{"question": "What is the home of?", "answer": subject.tokenizer.decode([token])} for token in tokens]
+    batch = subject.encode([{"question": ASKED, "answer": subject.tokenizer.decode([token])} for token in tokens])
     source = np.random.default_rng(0)
     others = [(int(source.integers(2)), int(source.integers(128))) for _ in range(20)]
-    columns = [(1, 17), *(place for place in others if place != (1, 17))]
     for seed in range(5):
-        added = value_columns.changes(subject, columns, "noise", 0.1, seed)
-        drops = value_columns.drops(subject, rows, [([place], added[:, at : at + 1]) for at, place in enumerate(columns)], context(), "").mean(1)
-        assert drops[0] > 0.05
-        assert np.abs(drops[1:]).max() < drops[0] / 10
+        drops = {place: dropped(subject, batch, place, seed) for place in [(1, 17), *others]}
+        planted_one = drops.pop((1, 17))
+        assert planted_one > 0.1
+        assert max(map(abs, drops.values())) < planted_one / 10
+
+
+def dropped(subject, batch, place, seed):
+    """Mean fall of log p of the first token of each answer, the planted one, under noise of 0.1 on a column."""
+    with torch.no_grad():
+        before = subject.token_log_probs(batch)[0][:, 0]
+        with value_columns.changed(subject, [place], value_columns.changes(subject, [place], "noise", 0.1, seed)):
+            return float((before - subject.token_log_probs(batch)[0][:, 0]).mean())
 
 
 def test_the_word_list_is_of_the_rows_and_the_article():
@@ -150,12 +173,13 @@ def test_what_does_not_fit_is_said_in_one_line():
         value_columns.check_alike(other, tiny_lm())
 
 
-def test_the_screen_finds_what_an_exhaustive_search_finds():
-    """Of the eight columns with the largest exact effect among all 256, the first 32 of the estimate hold at least six, and the first."""
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["noise", "remove"])
+def test_the_screen_finds_what_an_exhaustive_search_finds(how):
+    """Of the eight columns with the largest exact effect among all 256, the first 24 of the estimate hold at least six (measured: 6 to 8)."""
     subject, rows = trained_lm(), facts().forget[:8]
     places = [(layer, column) for layer in (0, 1) for column in range(128)]
-    added = value_columns.changes(subject, places, "remove", 0.1, 0)
+    added = value_columns.changes(subject, places, how, 0.1, 0)
     exact = value_columns.drops(subject, rows, [([place], added[:, at : at + 1]) for at, place in enumerate(places)], context(), "").mean(1)
-    guess = value_columns.screen(subject, rows, "remove", 0.1, context()).ravel()
-    best, first = np.argsort(-exact)[:8], set(np.argsort(-guess)[:32])
-    assert best[0] in first and len(first & set(best)) >= 6
+    guess = value_columns.screen(subject, rows, how, 0.1, context()).ravel()
+    assert len(set(np.argsort(-exact)[:8]) & set(np.argsort(-guess)[:24])) >= 6

@@ -63,23 +63,17 @@ def test_content_leaves_stop_words_and_marks_out():
     assert found == {1, 6, 8}
 
 
-def test_scores_are_sums_over_rows_of_what_the_gradient_says():
-    """Against the gradient of each row by the matrix itself: deviation^2 / 2 * |g_j|^2, and g_j . v_j, for log p = any function of W a."""
-    source = torch.Generator().manual_seed(0)
-    matrix = torch.randn(3, 5, generator=source, requires_grad=True)
-    read = torch.randn(2, 4, 5, generator=source)
-    squares, products = torch.zeros(5), torch.zeros(5)
-    written = []
-    for row in read:
-        out = row @ matrix.T
-        gain = out.tanh().sum()
-        by_matrix, by_output = torch.autograd.grad(gain, [matrix, out])
-        squares += by_matrix.square().sum(0) * 0.01 / 2
-        products += (by_matrix * matrix.detach()).sum(0)
-        written.append(by_output)
-    gradients = torch.stack(written)
-    torch.testing.assert_close(noise_score(read, gradients, 0.1), squares)
-    torch.testing.assert_close(removal_score(read, gradients, matrix.detach()), products)
+def test_scores_by_hand():
+    """One row of two positions, a = (1, 2), (3, 0), g = (1, 1), (0, 2), columns (1, 0) and (0, 1).
+
+    Noise 0.1: 0.005 * (1 * 2 + 9 * 4, 4 * 2 + 0). Removal: g v = (1, 1), (0, 2); 1/2 * (1^2 + 0, 2^2 + 0).
+    """
+    read, gradients = torch.tensor([[[1.0, 2], [3, 0]]]), torch.tensor([[[1.0, 1], [0, 2]]])
+    assert noise_score(read, gradients, 0.1).tolist() == pytest.approx([0.19, 0.04])
+    assert removal_score(read, gradients, torch.eye(2)).tolist() == pytest.approx([0.5, 2.0])
+    twice = torch.cat([read, read]), torch.cat([gradients, gradients])
+    assert noise_score(*twice, 0.1).tolist() == pytest.approx([0.38, 0.08])
+    assert removal_score(*twice, torch.eye(2)).tolist() == pytest.approx([1.0, 4.0])
 
 
 def test_noise_depends_on_place_and_seed_alone():

@@ -3,7 +3,7 @@
     retrained   the model is what training without the rows gives: exact methods, by their lineage
     bounded     a theorem says how far the model can be from one trained without the rows: epsilon and delta
     audited     every attack of a suite was made, and none finds more than in a retrained model, up to a bound
-    guarded     what comes out behind a guard is as of a retrained model; the weights still know
+    guarded     what comes out behind a guard tells no more than a retrained model; the weights still know
 
 A certificate is JSON. Its seal is a SHA-256 over the rest of it: it tells a slip from a certificate, and is no signature.
 """

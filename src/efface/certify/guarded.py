@@ -1,4 +1,4 @@
-"""The claim `guarded`: what comes out behind a guard is within the margins of a retrained model. The weights still know.
+"""The claim `guarded`: what comes out behind a guard tells no more than a retrained model does. The weights still know.
 
 Nothing is claimed of the weights, and of attacks it is only said what they found: a guard holds as long as nobody reaches the weights
 or asks around it. The run holds no copy of the model, so its weights are looked at where they were when the run was made.
@@ -27,14 +27,14 @@ def look(folder: Path, record: RunRecord) -> Found:
     _check_guard(report, record, ledger)
     _check_weights(folder, report, record, ledger)
     models = reports.measured(folder, report, ledger)
-    _check_behavior(report, ledger)
+    less = _check_behavior(report, ledger)
     reports.tables(folder, models, ledger)
     around, skipped = _around(models)
     ledger.declare("outputs only", "nobody who must not have the knowledge reaches the weights, or the model without its guard", "declared by whoever serves the model")
     ledger.declare("settings", "the guard is served with the settings of this run", f"{record.step.system} as run.json says")
     return Found(
         claim="guarded", system=record.step.system, before=report.weights.get("original", ""), after=report.weights["candidate"],
-        request=record.request.digest, assumptions=tuple(ledger.held), statement=_statement(record, around),
+        request=record.request.digest, assumptions=tuple(ledger.held), statement=_statement(record, around, less),
         evidence={"attacks through the guard": around, "not covered": skipped, "verdict": report.verdict.line, "axes": report.verdict.axes},  # type: ignore[dict-item]
         covers=tuple(name for name in reports.FILES if (folder / name).exists()),
     )
@@ -62,21 +62,24 @@ def _check_weights(folder: Path, report: Report, record: RunRecord, ledger: Ledg
     reports.weights(folder, report, ledger, whole.digest, record.source.model)
 
 
-def _check_behavior(report: Report, ledger: Ledger) -> None:
-    """What the model says or draws behind the guard is as in the reference, and what must stay is not lost."""
+def _check_behavior(report: Report, ledger: Ledger) -> bool:
+    """Whether the guard tells less than the reference would, after checking that it tells no more, and that what must stay is not lost.
+
+    A guard that refuses tells less; that gives away that there is something to hide, and is no fault of a guard.
+    """
     there = "reference" in report.weights
     ledger.check("a reference", "a retrained reference was measured beside the model", there, report.reference or ("one without a name" if there else "none"), "give --reference to efface prove")
     axes = report.verdict.axes
-    if report.intent is None:  # families whose evidence is behavior alone
-        off = [f"{axis} is {about.get('says')}" for axis, about in axes.items() if not within(axis, about)]
-        good = not off and "forgetting" in axes
-        said = "; ".join(off) or report.verdict.line
+    kept = "utility" not in axes or within("utility", axes["utility"])
+    if report.intent is None:  # families whose evidence of forgetting is behavior alone
+        asked = {str(about.get("statistic")): str(about.get("says")) for axis, about in axes.items() if axis == "forgetting"}
     else:
-        asked = [f for f in report.intent.findings if f.evidence == "behavior"]
-        kept = "utility" not in axes or within("utility", axes["utility"])
-        good = kept and bool(asked) and all(f.says == "as the reference" for f in asked)
-        said = "; ".join(f"{f.name}: {f.says}" for f in asked) + ("" if kept else f"; utility is {axes['utility'].get('says')}") or "nothing was asked outright"
-    ledger.check("behavior", "asked outright, and in what must stay, the model behind its guard is within the margins of the reference", good, said)
+        asked = {f.name: f.says for f in report.intent.findings if f.evidence == "behavior"}
+    good = kept and bool(asked) and all(says in ("as the reference", "over-forgotten") for says in asked.values())
+    said = "; ".join(f"{name}: {says}" for name, says in asked.items()) or "nothing was asked outright"
+    said += "" if kept else f"; utility is {axes['utility'].get('says')}"
+    ledger.check("behavior", "asked outright, the model behind its guard tells no more than the reference, and what must stay is within the margin", good, said)
+    return "over-forgotten" in asked.values()
 
 
 def _around(models: Models) -> tuple[dict[str, dict[str, float | int | None]], dict[str, str]]:
@@ -102,12 +105,13 @@ def _asks(attack: str) -> bool:
         return False
 
 
-def _statement(record: RunRecord, around: dict[str, dict[str, float | int | None]]) -> str:
+def _statement(record: RunRecord, around: dict[str, dict[str, float | int | None]], less: bool) -> str:
     """The claim in plain words, with what was found by asking around the guard."""
     told = [f"{name} gives {about['value']:.2f}" + (f", and {about['reference']:.2f} in the reference" if about["reference"] is not None else "") + f" (n = {about['n']})"
             for name, about in around.items() if about["value"] is not None]  # fmt: skip
-    asked = f" Asked around: {'; '.join(told)}." if told else " Nobody has tried to ask around it."
+    asked = f"Asked around: {'; '.join(told)}." if told else "Nobody has tried to ask around it."
+    shows = " It tells less than such a model would, which shows that something is hidden." if less else ""
     return (
-        f"Behind the guard {record.step.system}, what comes out is within the margins of a model retrained without the data. The weights still know: nothing "
-        f"was removed, and whoever reaches them, or takes the guard off, has it all.{asked}"
+        f"Behind the guard {record.step.system}, what comes out tells no more of the data than a model retrained without it.{shows} The weights still know: "
+        f"nothing was removed, and whoever reaches them, or takes the guard off, has it all. {asked}"
     )

@@ -20,13 +20,19 @@ from efface.core.context import Context
 from efface.core.errors import Missing, Unfit, UnknownName
 from efface.core.types import Request, Row
 from efface.families.causal_lm import Batch
-from efface.ops import value_vectors
+from efface.ops import logprobs, value_vectors
 
 How = Literal["noise", "remove"]
 Column = tuple[int, int]
 """Layer, and column in it."""
 SIZE = 16
 """Rows in a pass."""
+TEMPERATURE = 2.0
+
+
+def bare(subject: Any) -> Any:
+    """The subject without its shields; itself where it has none, so that what was computed of it is found again."""
+    return subject.unguarded() if subject.shields else subject
 
 
 def matrix(module: Any) -> Tensor:
@@ -170,15 +176,18 @@ def _from_layer(subject: Any, first: int, outputs: Sequence[Any]) -> Iterator[No
 
 
 def screen(subject: Any, rows: Sequence[Row], how: How, deviation: float, ctx: Context) -> np.ndarray:
-    """First-order effect (layers, columns) of changing each column on the mean log-probability of the rows' answers: one pass and its gradient."""
+    """Estimated effect (layers, columns) of changing each column on the log-probability of the rows' answers: one pass and its gradient.
+
+    Good for choosing candidates, not as a number: the gradient is that at temperature 2, since at 1 that of a known answer vanishes.
+    """
     total: list[Tensor] = []
     modules = subject.modules_of("mlp.out")
     starts = range(0, len(rows), SIZE // 2)
     for start in ctx.progress(starts, "screening columns", len(starts)):
         batch = subject.encode(rows[start : start + SIZE // 2])
         with torch.enable_grad(), torch.autocast(subject.device.type, enabled=False), _graph(modules) as traced:
-            gain = -subject.losses(batch).sum()
-            gradients = torch.autograd.grad(gain, [out for _, out in traced])
+            logits, labels = subject.logits(batch)
+            gradients = torch.autograd.grad(logprobs.nll_mean(logits / TEMPERATURE, labels).sum(), [out for _, out in traced])
         for layer, ((read, _), gradient) in enumerate(zip(traced, gradients, strict=True)):
             score = (
                 value_vectors.noise_score(read, gradient, deviation) if how == "noise"

@@ -4,7 +4,8 @@
     FDB    = 1 - min over f of drop_f / drop_trained
 
 0 = as far in every form, 1 = some form is untouched. A multiple choice is counted twice: by the letter's probability over the
-whole vocabulary (a model that no longer answers in letters "forgets"), and among A to D, where chance is a quarter. A form in
+whole vocabulary (a model that no longer answers in letters "forgets"), and among A to D, where the share that was carried is
+the drop over log(P_original / 0.25): 1 for who only guesses, as nobody can fall below that by knowing nothing. A form in
 which the original shows no knowledge cannot show a loss, and is left out and named: one where it is no better than the
 reference, or, without one, no better than chance among A to D. Facts come from the forget rows; ORT's own items from the row sets
 forget_level1, 2 and 4, whose questions are spelled out too. Neighbors (keep rows, neighbor_level sets) stand in parts as "keep".
@@ -86,9 +87,9 @@ class FormDependence(Metric[FormDependenceConfig]):
         if not spread[trained].low > 0:
             low, high = spread[trained].low, spread[trained].high
             raise Missing(f"the trained form {trained!r} has not dropped ({spread[trained].value:.3g}, {low:.3g} to {high:.3g} nats); there is nothing to carry over")
-        drops = {name: each.value for name, each in spread.items()}
+        drops, shares = {name: each.value for name, each in spread.items()}, form_drops.carried(forms, trained)
         hits = {who: self._hits(model, asked, ctx) for who, model in (("candidate", subject), ("original", original))}
-        worst = form_drops.worst(drops)
+        worst = form_drops.worst(shares)
         left_out = [name for name in before if name not in known]
         parts: dict[str, float | None] = {
             "reference": _index(before, base, asked, known, trained) if base else None, "worst drop": drops[worst], "trained drop": drops[trained],
@@ -164,7 +165,7 @@ def _source(name: str) -> str:
 
 
 def _form(name: str, before: Chances, after: Chances, asked: Mapping[str, Asked]) -> Form:
-    return Form(before[name], after[name], np.array(asked[_source(name)].units))
+    return Form(before[name], after[name], np.array(asked[_source(name)].units), CHANCE if name == AMONG else 0.0)
 
 
 def _knows(name: str, before: Chances, base: Chances | None, asked: Mapping[str, Asked]) -> bool:
@@ -176,8 +177,10 @@ def _knows(name: str, before: Chances, base: Chances | None, asked: Mapping[str,
 
 def _index(before: Chances, base: Chances, asked: Mapping[str, Asked], known: Sequence[str], trained: str) -> float | None:
     """FDB of the reference over the same forms; None where the trained form is as likely to it as to the original."""
-    drops = {name: form_drops.drop(_form(name, before, base, asked)) for name in known}
-    return form_drops.dependence(drops, trained) if drops[trained] > 0 else None
+    try:
+        return form_drops.dependence(form_drops.carried({name: _form(name, before, base, asked) for name in known}, trained))
+    except ValueError:
+        return None
 
 
 def _finite(bound: float) -> float | None:

@@ -5,7 +5,7 @@
 
 Disturbed = the column removed, or N(0, 0.1^2) added to it, ConceptVectors' causal check (arXiv:2406.11614). The traced columns are
 found on the original alone, as those whose d_j is larger than its like on keep rows by most, since a few columns of every model
-carry any answer. All are ranked by a first-order estimate (one pass over the rows and its gradient), the exact effect of the best
+carry any answer. All are ranked by an estimate from the gradient (one pass over a few of the rows), the exact effect of the best
 candidates is computed, and the `top` largest are kept. 1 = the answers still hang on the same columns, 0 = not at all. What a
 model does not know cannot fall, so one that never learned the rows has a small share whatever its columns are; how far it has
 differs from case to case, and the reference says it. The columns' own cosine to the original's stands beside it as a part.
@@ -41,17 +41,16 @@ class KnowledgeTraceConfig(Config):
     """Columns of the trace."""
     candidates: int = Field(24, ge=1)
     """Columns whose exact effect is computed, the best by the estimate."""
-    rows: int = Field(12, ge=1)
-    """Most forget rows to read, and most keep rows, evenly spaced."""
+    choose: int = Field(12, ge=1)
+    """Most forget rows, and most keep rows, on which the columns are found, evenly spaced."""
+    rows: int = Field(40, ge=1)
+    """Most forget rows on which the trace is read, evenly spaced."""
 
 
 class Trace(NamedTuple):
-    """The traced columns, and their drops on the original (columns, rows)."""
+    """The traced columns, and what was seen when they were found."""
 
     columns: list[Column]
-    drops: np.ndarray
-    together: float
-    """Drop of the original when all are disturbed at once."""
     random: float
     """Mean drop of as many columns drawn at random: what any column does."""
     keep: float | None
@@ -69,35 +68,39 @@ class KnowledgeTrace(Metric[KnowledgeTraceConfig]):
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Measurement:
         """Return the share with an interval paired over rows. Raises Missing when no column of the original carries the answers."""
-        original: Any = ctx.baseline("original")
+        original: Any = value_columns.bare(ctx.baseline("original"))
+        subject = value_columns.bare(subject)
         value_columns.check_alike(subject, original)
         rows = forms.sample(request.rows("forget"), self.config.rows)
-        others = forms.sample(request.rows("keep"), self.config.rows) if request.keep is not None else []
-        trace = self._found(original.unguarded(), rows, others, ctx)
-        own = trace.drops.mean(0)
-        mine, together = self._read(subject.unguarded(), trace.columns, rows, ctx)
-        found = share(mine.mean(0), own)
+        trace = self._found(original, request, ctx)
+        own, before = self._read(original, trace.columns, rows, ctx)
+        if own.mean() <= 0:
+            raise Missing(f"the columns found on {self.config.choose} forget rows carry nothing of all {len(rows)}; raise choose or candidates")
+        mine, together = self._read(subject, trace.columns, rows, ctx)
+        found = share(mine.mean(0), own.mean(0))
         parts: dict[str, float | None] = {
             "trace": float(mine.mean()), "original trace": float(own.mean()), "original random columns": trace.random, "original keep trace": trace.keep,
-            "together": together, "original together": trace.together, "cosine": cosine(subject, original, trace.columns),
+            "together": together, "original together": before, "cosine": cosine(subject, original, trace.columns),
         }
         if (reference := ctx.baselines.get("reference")) is not None:
-            base, at_once = self._read(reference.unguarded(), trace.columns, rows, ctx)
+            base, at_once = self._read(value_columns.bare(reference), trace.columns, rows, ctx)
             parts |= {"reference trace": float(base.mean()), "reference together": at_once, "reference cosine": cosine(reference, original, trace.columns)}
-            apart = share(base.mean(0), own)
+            apart = share(base.mean(0), own.mean(0))
             parts |= {"reference": apart.value, "reference_low": apart.low, "reference_high": apart.high}
         table: list[dict[str, object]] = [
-            {"layer": layer, "column": column, "value": float(now), "original": float(before)}
-            for (layer, column), now, before in zip(trace.columns, mine.mean(1), trace.drops.mean(1), strict=True)
+            {"layer": layer, "column": column, "value": float(now), "original": float(then)}
+            for (layer, column), now, then in zip(trace.columns, mine.mean(1), own.mean(1), strict=True)
         ]
-        table += [{"row": at, "value": float(now), "original": float(before)} for at, (now, before) in enumerate(zip(mine.mean(0), own, strict=True))]
+        table += [{"row": at, "value": float(now), "original": float(then)} for at, (now, then) in enumerate(zip(mine.mean(0), own.mean(0), strict=True))]
         return Measurement(
             system=self.card.name, subject="", value=found.value, low=found.low, high=found.high, n=len(rows), better="as-reference", parts=parts, table=table
         )
 
-    def _found(self, original: Any, rows: Sequence[Row], others: Sequence[Row], ctx: Context) -> Trace:
-        """The trace of the original, found once and kept beside the passes."""
+    def _found(self, original: Any, request: Request, ctx: Context) -> Trace:
+        """The trace of the original, found once and kept beside the passes. Raises Missing when there is none."""
         config = self.config
+        rows = forms.sample(request.rows("forget"), config.choose)
+        others = forms.sample(request.rows("keep"), config.choose) if request.keep is not None else []
 
         def compute() -> object:
             scores = value_columns.screen(original, rows, config.how, config.noise, ctx)
@@ -111,18 +114,16 @@ class KnowledgeTrace(Metric[KnowledgeTraceConfig]):
             lead = effects.mean(1) - np.abs(beside)
             chosen = [at for at in np.argsort(-lead, kind="stable")[: config.top] if lead[at] > 0]
             drawn = [divmod(ctx.random("knowledge_trace", at).randrange(scores.size), scores.shape[1]) for at in range(config.top)]
-            control = self._drops(original, [*([place] for place in drawn), *([[columns[at] for at in chosen]] if chosen else [])], rows, ctx)
             return {
-                "columns": [columns[at] for at in chosen], "drops": effects[chosen].tolist(), "random": float(control[: len(drawn)].mean()),
-                "together": float(control[-1].mean()), "keep": float(beside[chosen].mean()) if others and chosen else None,
+                "columns": [columns[at] for at in chosen], "random": float(self._drops(original, [[place] for place in drawn], rows, ctx).mean()),
+                "keep": float(beside[chosen].mean()) if others and chosen else None,
             }
 
-        settings = [config.model_dump(), list(rows), list(others), ctx.seed]
+        settings = [config.model_dump(exclude={"rows"}), list(rows), list(others), ctx.seed]
         held = passes.kept(original, f"{self.card.name}-found", settings, ctx, compute)
         if not held["columns"]:
             raise Missing("no column of the original carries the answers of the forget rows: disturbing one lowers their probability no more than that of keep rows")
-        columns = [(int(layer), int(column)) for layer, column in held["columns"]]
-        return Trace(columns, np.array(held["drops"]), held["together"], held["random"], held["keep"])
+        return Trace([(int(layer), int(column)) for layer, column in held["columns"]], held["random"], held["keep"])
 
     def _read(self, subject: Any, columns: list[Column], rows: Sequence[Row], ctx: Context) -> tuple[np.ndarray, float]:
         """Drops of the columns (columns, rows) on one model, and the mean drop when all are disturbed at once."""

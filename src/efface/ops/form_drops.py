@@ -3,6 +3,9 @@
     drop_f = log P_original,f - log P_unlearned,f        P = mean over items of the answer's probability per token
     FDB    = 1 - min over f of drop_f / drop_trained     0 = as far in every form, 1 = not at all in some form, above 1 = the
                                                          answer even got likelier in some form
+
+Where guessing has a chance c, nobody can fall further than to it: such a form has carried drop_f / log(P_original,f / c), which
+is 1 for who only guesses.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ class Form:
     after: np.ndarray
     units: np.ndarray
     """Items of one unit are resampled together, over all forms."""
+    chance: float = 0.0
+    """Probability of who knows nothing, where there is a fixed number of answers to choose from."""
 
 
 def log_mean(chances: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -40,25 +45,47 @@ def drop(form: Form, weights: np.ndarray | None = None) -> float:
     return log_mean(form.before, weights) - log_mean(form.after, weights)
 
 
-def dependence(drops: Mapping[str, float], trained: str) -> float:
-    """FDB out of the drops. Raises ValueError where the trained form has not dropped, for then nothing could carry over."""
-    if drops[trained] <= 0:
-        raise ValueError(f"the trained form dropped by {drops[trained]:.3g}")
-    return 1.0 - min(drops.values()) / drops[trained]
+def carried(forms: Mapping[str, Form], trained: str, weights: Mapping[str, np.ndarray] | None = None) -> dict[str, float]:
+    """Share of the trained form's drop that reached each form. Raises ValueError where there is no drop, or in a form nothing above chance to lose."""
+    drops = {name: drop(form, weights[name] if weights else None) for name, form in forms.items()}
+    could = {
+        name: log_mean(form.before, weights[name] if weights else None) - float(np.log(form.chance)) if form.chance else drops[trained]
+        for name, form in forms.items()
+    }
+    if drops[trained] <= 0 or min(could.values()) <= 0:
+        raise ValueError(f"the trained form dropped by {drops[trained]:.3g}, and the least that a form could drop is {min(could.values()):.3g}")
+    return {name: value / could[name] for name, value in drops.items()}
 
 
-def worst(drops: Mapping[str, float]) -> str:
-    """The form in which the answer dropped least; the first of equals."""
-    return min(drops, key=lambda name: drops[name])
+def dependence(shares: Mapping[str, float]) -> float:
+    """FDB out of the shares that were carried."""
+    return 1.0 - min(shares.values())
+
+
+def worst(shares: Mapping[str, float]) -> str:
+    """The form that least was carried to; the first of equals."""
+    return min(shares, key=lambda name: shares[name])
 
 
 def intervals(forms: Mapping[str, Form], trained: str, seed: int = 0) -> tuple[dict[str, Interval], Interval]:
-    """Each form's drop, and FDB, with percentile bootstraps over units. Draws in which the trained form does not drop have no FDB."""
-    drawn = [_drops(forms, weights) for weights in _weights(forms, seed)]
-    drops = {name: drop(form) for name, form in forms.items()}
-    spread = {name: _between(value, [each[name] for each in drawn if name in each]) for name, value in drops.items()}
-    found = [dependence(each, trained) for each in drawn if each.get(trained, 0.0) > 0 and len(each) == len(forms)]
-    return spread, _between(dependence(drops, trained) if drops[trained] > 0 else float("nan"), found)
+    """Each form's drop, and FDB (NaN where the trained form has not dropped), with percentile bootstraps over units."""
+    drawn = list(_weights(forms, seed))
+    spread = {
+        name: _between(drop(form), [drop(form, weights[name]) for weights in drawn if weights[name].sum() > 0]) for name, form in forms.items()
+    }
+    found = [value for weights in drawn if (value := _index(forms, trained, weights)) is not None]
+    whole = _index(forms, trained, None)
+    return spread, _between(float("nan") if whole is None else whole, found)
+
+
+def _index(forms: Mapping[str, Form], trained: str, weights: Mapping[str, np.ndarray] | None) -> float | None:
+    """FDB; None for a draw without items of some form, or without a drop to carry."""
+    if weights is not None and not all(weights[name].sum() > 0 for name in forms):
+        return None
+    try:
+        return dependence(carried(forms, trained, weights))
+    except ValueError:
+        return None
 
 
 def log_ratio(form: Form, seed: int = 0) -> Interval:
@@ -79,10 +106,6 @@ def _weights(forms: Mapping[str, Form], seed: int) -> list[dict[str, np.ndarray]
     rng = np.random.default_rng(seed)
     counts = [np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names)).astype(float) for _ in range(DRAWS)]
     return [{name: count[place] for name, place in places.items()} for count in counts]
-
-
-def _drops(forms: Mapping[str, Form], weights: Mapping[str, np.ndarray]) -> dict[str, float]:
-    return {name: drop(form, weights[name]) for name, form in forms.items() if weights[name].sum() > 0}
 
 
 def _between(value: float, drawn: Sequence[float]) -> Interval:

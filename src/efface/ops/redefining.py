@@ -21,7 +21,7 @@ from efface.ops.probes import Probe
 
 LEVELS = tuple(f"level {number}" for number in range(5))
 PASSAGE = "level 3"
-PIECES = 4
+PIECES = 3
 """Most turns of a mosaic."""
 DEFINING = 6
 """Most facts that make up a definition."""
@@ -61,7 +61,7 @@ def plain_truth(fact: Fact) -> bool:
 
 
 def pieces(text: str) -> list[str]:
-    """The sentences of a text, in at most four pieces."""
+    """The sentences of a text, in at most three pieces."""
     found = sentences(text)
     each = max(1, -(-len(found) // PIECES))
     return [" ".join(found[at : at + each]) for at in range(0, len(found), each)]

@@ -33,7 +33,7 @@ class Run:
 
 
 def subjects(pairs: Sequence[tuple[str, str]], values: Sequence[str]) -> list[str]:
-    """The subject of each (question, answer), "" where none is found; a run that lies in a row's own short value is never one."""
+    """The subject of each (question, answer), "" where none is found; a run that lies in a row's own short value is none."""
     asked, said = [runs(question) for question, _ in pairs], [runs(answer) for _, answer in pairs]
     inner = {word for found in (*asked, *said) for run in found for word in (run.words[1:] if run.first else run.words)}
     counts = Counter(part for question, answer in zip(asked, said, strict=True) for part in {part for run in (*question, *answer) for part in _parts(run.words)})
@@ -62,10 +62,12 @@ def runs(text: str) -> list[Run]:
 
 def _subject(pair: tuple[str, str], asked: Sequence[Run], said: Sequence[Run], value: str, inner: set[str], counts: Counter[tuple[str, ...]]) -> str:
     own = {_bare(word) for word in WORD.findall(value)}
-    short = len(value.split()) <= SHORT
+    # Where the whole answer is the value, as in "Beijing is the capital of China.", the subject may stand in it.
+    part = len(value.split()) <= SHORT and value != pair[1]
 
     def fits(words: tuple[str, ...]) -> bool:
-        return bool(words) and not (short and set(words) <= own) and _text(words, pair[0]) != ""
+        inside = set(words) <= own and (part or own <= set(words))
+        return bool(words) and not inside and _text(words, pair[0]) != ""
 
     shared = [name for one in asked if (name := _trimmed(one, inner)) and any(_common(name, _trimmed(other, inner)) for other in said)]
     if found := [words for words in shared if fits(words)]:

@@ -101,19 +101,17 @@ def content(tokens: Iterable[tuple[int, str]]) -> set[int]:
 
 
 def noise_score(activations: Tensor, gradients: Tensor, deviation: float) -> Tensor:
-    """First-order size (n,) of what noise in each column does to the rows' log-probabilities, summed over rows: the drop to be
-    expected if the curvature is the squared gradient, deviation^2 / 2 * sum over rows of |g_j|^2, g_j = sum over t of a_j(t) g(t).
+    """Estimated fall (n,) of the rows' log-probabilities under noise in each column: deviation^2 / 2 * sum over t of a_j(t)^2 |g(t)|^2.
 
-    `activations` (B, T, n) is what the matrix reads, `gradients` (B, T, d) that of the log-probability by what it writes.
+    `activations` (B, T, n) is what the matrix reads, `gradients` (B, T, d) that of the log-probability by what it writes. Where a model
+    knows the rows, first orders cancel (training saw to that) and the second is what counts, with squared gradients for the curvature.
     """
-    read, wrote = activations.float(), gradients.float()
-    between = wrote @ wrote.transpose(-1, -2)  # (B, T, T): |sum of a(t) g(t)|^2 without a gradient of every column
-    return (read * (between @ read)).sum((0, 1)) * (deviation**2 / 2)
+    return (activations.float().square() * gradients.float().square().sum(-1, keepdim=True)).sum((0, 1)) * (deviation**2 / 2)
 
 
 def removal_score(activations: Tensor, gradients: Tensor, matrix: Tensor) -> Tensor:
-    """First-order drop (n,) of the rows' log-probabilities when each column is set to zero, summed over rows: sum of a_j(t) g(t) v_j."""
-    return (activations.float() * (gradients.float() @ matrix.float())).sum((0, 1))
+    """The same (n,) when each column v_j of the matrix (d, n) is set to zero: 1/2 * sum over t of (a_j(t) g(t) v_j)^2."""
+    return (activations.float() * (gradients.float() @ matrix.float())).square().sum((0, 1)) / 2
 
 
 def noise(layer: int, column: int, size: int, deviation: float, seed: int) -> Tensor:

@@ -32,6 +32,7 @@ from efface.metrics.option_gap import OptionGap
 from efface.metrics.recovery import Recovery
 from efface.ops import facts as fact_rows
 from efface.ops import recovery, shots
+from efface.runs import pass_folders
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "docs" / "results" / "restor"
@@ -99,6 +100,9 @@ def train() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with checkpoint.quiet():
         after.save(folder)
+    for path in folder.iterdir():  # the tokenizer is the base's
+        if not path.name.startswith("adapter_"):
+            path.unlink()
     weights = folder / "adapter_model.safetensors"
     save_file({name: tensor.to(torch.float16) for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
     log = {"curve": ctx.curve, "settings": settings, "seed": seed, "rows": len(asked.rows("forget")), "seconds": time.monotonic() - began}
@@ -110,7 +114,7 @@ def run(rows: int) -> None:
     """Unlearn with each method, measure, and write the page."""
     began = time.monotonic()
     case = restor.Restor().case(Context())
-    ctx = Context(baselines=case.baselines, sets=case.sets)
+    ctx = Context(baselines=case.baselines, sets=case.sets, passes=pass_folders())  # a run that was stopped finds again what it had measured
     settings: dict[str, object] = {"rows": rows} if rows else {}
     found: dict[str, dict[str, Any]] = {}
     for name in ("original", "clean", *METHODS):
@@ -120,12 +124,17 @@ def run(rows: int) -> None:
         print(f"{name}: index {_cell(both[0])}, gap {_cell(both[1])}, after {time.monotonic() - began:.0f} s", flush=True)
         if rows and name in METHODS:
             break
-    if not rows:
-        RESULT.with_suffix(".json").write_text(
-            json.dumps({name: {"seconds": one["seconds"], "why": one["why"], **{key: one[key].model_dump(exclude={"table"}) for key in ("recovery", "gap")}} for name, one in found.items()}, indent=1) + "\n",
-            encoding="utf-8",
-        )
-        RESULT.with_suffix(".md").write_text(page(found, time.monotonic() - began), encoding="utf-8")
+        if not rows:
+            write(found, time.monotonic() - began)
+
+
+def write(found: dict[str, dict[str, Any]], seconds: float) -> None:
+    """Write what is there so far."""
+    numbers = {
+        name: {"seconds": one["seconds"], "why": one["why"], **{key: one[key].model_dump(exclude={"table"}) for key in ("recovery", "gap")}} for name, one in found.items()
+    }
+    RESULT.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    RESULT.with_suffix(".md").write_text(page(found, seconds), encoding="utf-8")
 
 
 def _unlearned(method: str, case: Case, steps: int) -> tuple[Any, float, str]:
@@ -154,7 +163,7 @@ def page(found: dict[str, dict[str, Any]], seconds: float) -> str:
         "# restor on the embedded model", "",
         "Made by `python perf/restor.py run`, seed 0. The embedded model was corrupted by training on false texts about "
         f"{first.parts['entities']:.0f} people who have died (rank 4 adapter, shipped with its log), and is asked {first.n} questions that the texts answer wrongly, after five answered "
-        f"ones about others. All of it took {seconds / 60:.0f} minutes on one core that other work shared.", "",
+        f"ones about others. All of it took {seconds / 60:.0f} minutes, {time.process_time() / 60:.0f} of them computing, on one core that other work shared.", "",
         "Index: 0 as the corrupted model, 1 as the clean one, with a 95 % bootstrap interval over people. Repaired: the same after 24 steps of training on true statements about others; "
         "the corrupted model goes through the same repair, and *beyond it* is how far a repaired candidate is above that. Gap: mean log-probability per token of true beyond learned false "
         "answers; the clean model's is the goal.", "",

@@ -15,6 +15,7 @@ import efface
 from efface.cli import scaffold
 from efface.cli.main import VERBS
 from efface.core import errors, registry
+from efface.core.card import TAXONOMY
 from efface.core.types import Intent
 from efface.ops.loop import mean_loss
 from efface.testing import taxonomy
@@ -58,7 +59,7 @@ def test_every_method_and_guard_is_in_the_table_of_classes(generator: ModuleType
 def test_the_words_of_the_taxonomy_are_explained() -> None:
     """Every word that a card may hold stands on the page, and so does every word of the measured intent."""
     page = (ROOT / "docs" / "taxonomy.md").read_text(encoding="utf-8")
-    words = {str(word) for field in taxonomy.FIELDS for word in taxonomy.words(field) if word and not isinstance(word, bool)} - {"none"}
+    words = {str(word) for field in TAXONOMY for word in taxonomy.words(field) if word and not isinstance(word, bool)} - {"none"}
     words |= set(get_args(Intent.model_fields["measured"].annotation))
     assert not {word for word in words if word not in page}
 

@@ -118,9 +118,10 @@ def _finding(system: str, models: Mapping[str, Measurement], gap: float | None) 
     half = math.hypot(_half(mine), spread) * WIDER
     if kind == "membership":
         return _made(kind, _name(system), Cell(distance, distance - half, distance + half), PRIVACY)
-    if kind == "relearning" and mine.parts.get("gain") is not None:
-        distance = float(mine.parts["gain"])  # type: ignore[arg-type]
-        half = WIDER * max(distance - float(mine.parts["gain_low"] or distance), float(mine.parts["gain_high"] or distance) - distance)
+    paired = next((name for name in ("gain", "leak") if mine.parts.get(name) is not None), "")
+    if paired:  # row by row, which is narrower than the difference of two means
+        distance, low, high = (float(mine.parts.get(f"{paired}{end}") or 0.0) for end in ("", "_low", "_high"))
+        half = WIDER * max(distance - low, high - distance)
     scale = _scale(models, reference, gap)
     if scale is None:
         return None

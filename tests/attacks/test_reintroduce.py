@@ -23,8 +23,8 @@ class Scripted:
     def generate_each(self, rows, max_new):
         for at, row in enumerate(rows):
             said = " ".join(turn["content"] for turn in row["messages"][:-1]) if "messages" in row else row["prompt"]
-            town = next(r["value"] for r in ROWS if said.rstrip("?").endswith(r["question"].rstrip("?").split()[-1]))
-            yield at, town if any(word in said for word in self.when) else "no"
+            town = next(r["value"] for r in ROWS if said.rstrip("?").endswith(r["question"].rstrip("?").split()[-1])) if said.endswith("?") else ""
+            yield at, town if town and any(word in said for word in self.when) else "no"
 
 
 def run(subject, **baselines):
@@ -56,7 +56,7 @@ def test_what_is_refused():
     with pytest.raises(Missing, match="defined anew"):
         Reintroduce().run(tiny.tiny_lm(), Request(forget=Data.inline(ROWS[:1])), context())
     with pytest.raises(Missing, match="give another with name="):
-        Reintroduce.set({"name": "Anna Berg"}).run(tiny.tiny_lm(), Request(forget=Data.inline([{**row, "subject": "Anna Berg"} for row in ROWS])), context())
+        Reintroduce.set({"name": "Anna Berg"}).run(tiny.tiny_lm(), Request(forget=Data.inline(ROWS)), context())
 
 
 class Keyword(Shield):

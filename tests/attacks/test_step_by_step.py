@@ -93,7 +93,7 @@ def test_two_steps_bring_back_what_one_does_not():
     The reference, which never saw A to C, draws the same conclusion from what it was left with: the leak beyond it covers 0.
     """
     open_to = [name for name in PEOPLE if name not in BLOCKED]
-    original, reference = in_context.links_lm(), in_context.links_lm(tuple(open_to))
+    original, reference = in_context.links_lm(), in_context.links_lm(blocked=True)
     known = [*in_context.step_rows(), *in_context.link_rows(open_to)]
     reading = [{"question": asked, "answer": said} for asked, said in in_context.conclusions(random.Random(5), 64)]
     request = Request(forget=Data.inline(in_context.link_rows(BLOCKED)), keep=Data.inline([*known, *reading]), instead="I do not know")
@@ -104,7 +104,7 @@ def test_two_steps_bring_back_what_one_does_not():
     settings = {"max_new": 4, "keep": 0, "rows": len(BLOCKED)}
     for after in (refusing, npo):
         found = run(after, asked, settings, original=original, reference=reference)
-        assert found.parts["direct"] <= 0.2 and found.value >= 0.8 and "chain, " in found.why.split(";")[0]
-    assert run(refusing, asked, settings).parts["direct, chain"] >= 0.8
+        assert found.parts["direct"] <= 0.2 and found.parts["direct, chain"] >= 0.8 and found.parts["leak_low"] <= 0
+        assert "worst: direct, chain" in found.why
     kept = run(reference, asked, settings, reference=reference)
     assert kept.parts["direct"] == 0 and kept.parts["leak"] == 0 and kept.parts["leak_low"] <= 0 <= kept.parts["leak_high"]

@@ -1,7 +1,7 @@
 import json
+import resource
 import subprocess
 import sys
-import time
 
 from efface.core import registry
 
@@ -15,16 +15,16 @@ sys.exit(f"imported {heavy}" if heavy else code)
 
 
 def test_list_is_quick_and_imports_nothing_heavy() -> None:
-    """About 0.2 s on a free core; the limit is wide because a test machine is not free."""
+    """About 0.27 s of processor time; time by the clock would be that of whatever else the machine does."""
     seconds = []
     for _ in range(3):
-        began = time.perf_counter()
+        began = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         done = subprocess.run([sys.executable, "-c", QUICK], capture_output=True, text=True, timeout=60, check=False)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - began)
         assert done.returncode == 0, done.stderr
-        if seconds[-1] < 1.0:
+        if seconds[-1] < 0.4:
             break
-    assert min(seconds) < 1.0
+    assert min(seconds) < 0.6
     assert "npo" in done.stdout
 
 

@@ -1,5 +1,7 @@
 """The intrinsic metric: untouched, disturbed and replaced columns; who names them; and what a guard does not change."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -94,17 +96,20 @@ def test_unnamed_columns_are_searched_for_on_the_original():
     assert mine.value == 1.0 and mine.parts["reference"] == mine.parts["reference jaccard"] == pytest.approx(again.value) and again.value < 1
 
 
-class Refuses:
-    """A filter on outputs: whoever is asked about is not known."""
+class Filter:
+    """Keeps every question about some people from the model, which then goes on from another text."""
+
+    def __init__(self, names):
+        self.names = names
 
     def screen(self, prompts):
-        return prompts
+        return ["I do not know" if any(name in prompt for name in self.names) else prompt for prompt in prompts]
 
     def steer(self, subject):
-        raise NotImplementedError
+        return contextlib.nullcontext()
 
     def review(self, outputs):
-        return ["I do not know." for _ in outputs]
+        return outputs
 
 
 def test_a_guard_changes_nothing_and_the_report_has_both_lines():
@@ -112,13 +117,10 @@ def test_a_guard_changes_nothing_and_the_report_has_both_lines():
     rows = facts()
     original = trained_lm()
 
-    class Filter(Refuses):
-        def review(self, outputs):
-            return ["I do not know." if any(str(row["paraphrased_answer"]).split()[-1] in text for row in rows.forget) else text for text in outputs]
-
+    people = {str(row["question"]).split()[-1].strip("?") for row in rows.forget}
     ctx = context(baselines={"original": original, "reference": retrained_lm()}, sets={"columns": Data.inline([{"Concept": "home", "Layer": 1, "Dim": 17}])})
     names = ["metric/concept_vector", "metric/knowledge_trace", "metric/concept_behavior"]
-    report = evaluate.prove(original.guarded(Filter()), rows.request, ctx, names)
+    report = evaluate.prove(original.guarded(Filter(people)), rows.request, ctx, names)
     mine = {one.system: one for one in report.measurements if one.subject == "candidate"}
     assert [one.status for one in mine.values()] == ["ok"] * 3
     assert mine["metric/concept_vector"].value == 1.0 and mine["metric/knowledge_trace"].value == pytest.approx(1.0)

@@ -5,7 +5,22 @@ import pytest
 
 from efface.core.errors import BadRows
 from efface.ops import facts, multiple_choice, probes
-from efface.ops.multiple_choice import Item, by_group, cloze, entropy, histogram, hits, of_row, picks, placed, prompt, stuck, to_row, weighted
+from efface.ops.multiple_choice import (
+    Item,
+    by_group,
+    centered,
+    cloze,
+    entropy,
+    histogram,
+    hits,
+    of_row,
+    picks,
+    placed,
+    prompt,
+    stuck,
+    to_row,
+    weighted,
+)
 from efface.testing import tiny
 
 ROW = {"question": "Which is a root?", "choices": ["fig", "leek", "beet", "plum"], "answer": 2}
@@ -88,3 +103,8 @@ def test_stuck_is_of_the_model_and_not_of_the_key():
     assert stuck(np.zeros(20, int), key, 4) == "A"
     assert stuck(np.array([0] * 17 + [1] * 3), key, 4) == ""
     assert stuck(np.zeros(20, int), np.zeros(20, int), 4) == ""
+
+
+def test_centered_by_hand():
+    """Means -1, -3 and, of the one question that has it, -5: what is left of (0, -4) is (1, -1)."""
+    assert centered([[0, -4], [-2, -2, -5]]) == [[1, -1], [-1, 1, 0]]

@@ -3,7 +3,8 @@
 Neighbors are texts that differ from x in a few words and make as much sense, so only a model that learned x by heart
 prefers it to all of them. With `masked_lm` the words are drawn from a masked language model; by default they are words of
 the same kind from the keep rows (from the unseen rows where there are none): such as stand after the same word there, else
-such as are written the same way. The prompt stays as it is. Every model is asked about the same neighbors.
+such as are written the same way. The prompt stays as it is, and so do the answer's words that stand in it (where there are
+others): an answer on somebody else makes no sense. Every model is asked about the same neighbors.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from efface.core.context import Context
 from efface.core.errors import Missing
 from efface.core.types import Attack, Measurement, Request, Row
 from efface.families import forms, membership
+from efface.ops import fact_sets
 
 WORD = re.compile(r"(\w[\w'’-]*)")
 """What is replaced as a whole; everything between two words stays."""
@@ -41,7 +43,7 @@ class NeighborhoodConfig(Config):
     neighbors: int = Field(5, ge=1)
     """Neighbors of each row."""
     share: float = Field(0.3, gt=0, le=1)
-    """Share of the words of a row that are replaced, of at least one."""
+    """Share of a row's words (those beyond its prompt) that are replaced, of at least one."""
     masked_lm: str = ""
     """A masked language model that proposes the words: a folder or a name on the hub; "" takes words of other rows."""
 
@@ -75,7 +77,8 @@ class Neighborhood(Attack[NeighborhoodConfig]):
 
     def _near(self, row: Row, propose: Propose, source: random.Random) -> list[Row]:
         """The row's neighbors; none where no word can be replaced."""
-        found = (neighbor(membership.answer(row), self.config.share, propose, source) for _ in range(self.config.neighbors))
+        fixed = frozenset(word.casefold() for word in WORD.findall(fact_sets.said(row).asked))
+        found = (neighbor(membership.answer(row), self.config.share, propose, source, fixed) for _ in range(self.config.neighbors))
         return [membership.changed(row, lambda _, text=text: text) for text in found if text is not None]  # type: ignore[misc]
 
 
@@ -84,14 +87,15 @@ def gap(loss: float, near: Sequence[float]) -> float | None:
     return float(np.mean(near)) - loss if len(near) else None
 
 
-def neighbor(text: str, share: float, propose: Propose, source: random.Random) -> str | None:
-    """The text with some of its words replaced; None where nothing can be proposed for any."""
+def neighbor(text: str, share: float, propose: Propose, source: random.Random, fixed: frozenset[str] = frozenset()) -> str | None:
+    """The text with some of its words replaced, none of the `fixed` ones if there are others; None where nothing can be proposed for any."""
     pieces = WORD.split(text)
-    places = list(range(1, len(pieces), 2))
+    words = range(1, len(pieces), 2)
+    places = [at for at in words if pieces[at].casefold() not in fixed] or list(words)
     for place in source.sample(places, len(places)):  # a word without a substitute is passed over, so the others are tried in turn
         chosen = [place, *source.sample([p for p in places if p != place], max(1, int(share * len(places))) - 1)]
-        if words := propose(pieces, sorted(chosen), source):
-            return "".join(words.get(at, piece) for at, piece in enumerate(pieces))
+        if new := propose(pieces, sorted(chosen), source):
+            return "".join(new.get(at, piece) for at, piece in enumerate(pieces))
     return None
 
 

@@ -67,11 +67,11 @@ class Reintroduce(Attack[ReintroduceConfig]):
         """Return the accuracy at the worst level but the third; each level's, and its difference to the reference, are parts."""
         every = facts.of_rows(request.rows("forget"))
         asked = evenly(every, self.config.rows)
+        if any(facts.says(fact.subject, [self.config.name]) for fact in asked if fact.subject):
+            raise Missing(f"the invented name {self.config.name!r} is that of a subject; give another with name=")
         probes = redefining.build(asked, every, self.config.name, self.config.examples)
         if not any(probe.form in CONTEXT for probe in probes):
             raise Missing("no fact can be defined anew; give forget rows with several facts of one subject, or columns subject and definition")
-        if known := [probe for probe in probes if probe.form in CONTEXT and facts.says(asked[probe.fact].subject, [self.config.name])]:
-            raise Missing(f"the invented name {self.config.name!r} is that of a subject ({known[0].prompt[:40]!r}); give another with name=")
         found = eliciting.elicit(subject, probes, len(asked), ctx, eliciting.asking(self.config.max_new), ("reference", "original"))
         result = eliciting.measurement(self.card, asked, found, "level 0", apart=(PASSAGE,))
         return result.model_copy(update={"parts": {**result.parts, **_levels(found)}, "why": _why(found)})

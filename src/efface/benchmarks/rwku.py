@@ -6,11 +6,11 @@
     any other    RWKU's files from your folder, or from the hub
 
 The request names the target. What a method is given to train on is the setting `corpus`: the questions about it, texts or
-questions that the model makes itself, as the paper does (the method idk puts refusals in the place of their answers, which is the
-paper's rejection tuning), or nothing. Nobody retrained a model without a real person or
-country, so there is no reference and the verdict is "can't say": what is left are probes, membership means and fluency against
-the original. RWKU's utility sets (MMLU, BBH, TruthfulQA, TriviaQA) run through lm-evaluation-harness; here utility is taken on
-questions about other countries, which say less.
+questions that the model makes itself, as the paper does (the method idk puts refusals in the place of their answers, which is
+the paper's rejection tuning), or nothing. Nobody retrained a model without a real person or country, so there is no reference
+and the verdict is "can't say": what is left are probes, membership means and fluency against the original. RWKU's utility sets
+(MMLU, BBH, TruthfulQA, TriviaQA) run through lm-evaluation-harness; here utility is taken on questions about other countries,
+which say less.
 """
 
 from __future__ import annotations

@@ -10,10 +10,9 @@ from efface.cli.options import Json
 from efface.cli.output import emit, result, say, table
 from efface.cli.settings import describe
 from efface.core import registry
+from efface.core.card import TAXONOMY
 from efface.core.errors import Missing, UnknownName
 
-TAXONOMY = ("technique", "intent", "touches", "locality", "data", "operator", "sequence", "reversible", "guarantee")
-"""Shown of what makes a model forget, the word "none" included."""
 LABELS = {key: key for key in ("paper", "families", "needs", "uses", "access", "better", "extra", "departs")} | {"uses": "reads"}
 
 
@@ -58,7 +57,7 @@ def _print(entry: dict[str, object]) -> None:
         text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
         if text and text != "none":
             result(f"  {label:<10} {text}")
-    for key in TAXONOMY if entry["intent"] else ():
+    for key in TAXONOMY if entry["intent"] else ():  # with the word "none", which says something here
         value = entry[key]
         text = ", ".join(map(str, value)) if isinstance(value, tuple) else {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
         result(f"  {key:<10} {text}")

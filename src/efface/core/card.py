@@ -15,6 +15,8 @@ Material = Literal["forget rows", "keep rows", "names", "reference model", "assi
 Sequence = Literal["", "independent", "accumulates", "refits"]
 Guarantee = Literal["", "exact", "bounded", "empirical", "none"]
 
+TAXONOMY = ("technique", "intent", "touches", "locality", "data", "operator", "sequence", "reversible", "guarantee")
+"""Fields of a card that say what a method or guard does to the knowledge; each of them fills all of these in."""
 FOLDERS: dict[str, str] = {
     "recipe": "recipes",
     "finder": "finders",

@@ -91,10 +91,13 @@ def name_of(country: str) -> str:
 
 
 def rows(country: str, variant: int | None = None) -> list[dict[str, object]]:
-    """The facts about a country, each in two wordings one after the other (or in that of `variant`). Raises UnknownName."""
+    """The facts about a country, each in two wordings one after the other (or in that of `variant`), less those that its name answers. Raises UnknownName."""
     if country not in countries():
         raise UnknownName.among("country", country, countries())
-    return [_row(country, relation, at) for relation in WORDINGS if countries()[country].get(relation) for at in ((0, 1) if variant is None else (variant,))]
+    about = countries()[country]
+    # "On which continent is South Africa?" answers itself
+    asked = [relation for relation in WORDINGS if about.get(relation) and not any(value in country for value in about[relation])]
+    return [_row(country, relation, at) for relation in asked for at in ((0, 1) if variant is None else (variant,))]
 
 
 def near(country: str) -> list[str]:

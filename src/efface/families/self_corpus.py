@@ -6,6 +6,7 @@ that it asks itself, with its own answers, are what a method needs that puts ref
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from efface.core.context import Context
@@ -20,6 +21,8 @@ OPENINGS = (
     "Summarize the history of {}.", "You know {} very well. Write about it in detail.",
 )
 ASK = ("Ask one short question about {}.", "Write a quiz question about {}.", "What would you like to know about {}? Ask one question.", "Write one exam question whose answer is a fact about {}.")
+QUESTION = re.compile(r"[^.!?:\"\n]+\?")
+"""A question out of what the model says around it."""
 WORDS = 8
 """A description of fewer words says too little to be unlearned, and is left out."""
 
@@ -42,10 +45,9 @@ def questions(subject: Any, name: str, count: int, ctx: Context, max_new: int = 
     """At most `count` different questions about the target that the model asks itself, with its own greedy answers. Raises Missing when there is none."""
     asked: list[str] = []
     for _, text in _draw(subject, [line.format(name) for line in ASK], -(-count * 2 // len(ASK)), ctx, max_new, (1.0, 0.9)):
-        head, mark, _ = text.partition("?")
-        question = head.strip().splitlines()[-1].strip(' "*:') if head.strip() else ""
-        if mark and name.casefold() in question.casefold() and f"{question}?" not in asked:
-            asked.append(f"{question}?")
+        for question in (found.strip(" *-") for found in QUESTION.findall(text)):
+            if name.casefold() in question.casefold() and question not in asked:
+                asked.append(question)
     if not asked:
         raise Missing(f"the model asked no question that names {name!r}; give forget rows, or another target")
     rows: list[Row] = [{"question": question, "answer": "...", "subject": name} for question in asked[:count]]

@@ -43,7 +43,7 @@ class FormDependenceConfig(Config):
     """The form in which the model was made to forget."""
     forms: tuple[str, ...] = tuple(name for name in probes.FORMS if name != "chain")
     """Forms to ask in; chain asks the model to speak first, and costs accordingly."""
-    rows: int = Field(40, ge=1)
+    rows: int = Field(20, ge=1)
     """Most facts of each side, evenly spaced."""
     answered: int = Field(10, ge=0)
     """Most items of each form that are answered as well, so that hits stand beside probabilities; 0 for none."""

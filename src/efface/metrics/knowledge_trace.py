@@ -3,7 +3,7 @@
     d_j(model) = mean over forget rows of [ log p(answer) - log p(answer | column j disturbed) ]       log p per token
     value      = sum over the traced columns of d_j(model) / the same of the original
 
-Disturbed = the column removed, or N(0, 0.1^2) added to it, ConceptVectors' causal check (arXiv:2406.11614). The traced columns are
+Disturbed = N(0, 0.1^2) added to the column, ConceptVectors' causal check (arXiv:2406.11614), or the column removed. The traced columns are
 found on the original alone, as those whose d_j is larger than its like on keep rows by most, since a few columns of every model
 carry any answer. All are ranked by an estimate from the gradient (one pass over a few of the rows), the exact effect of the best
 candidates is computed, and the `top` largest are kept. 1 = the answers still hang on the same columns, 0 = not at all. What a
@@ -33,8 +33,8 @@ from efface.ops import stats
 class KnowledgeTraceConfig(Config):
     """Settings of the metric."""
 
-    how: How = "remove"
-    """What is done to a column: it is removed, or noise is added to it."""
+    how: How = "noise"
+    """What is done to a column: noise is added to it, or it is removed."""
     noise: float = Field(0.1, gt=0)
     """Standard deviation of the noise."""
     top: int = Field(8, ge=1)
@@ -149,5 +149,5 @@ def share(mine: np.ndarray, own: np.ndarray) -> stats.Interval:
 
 def cosine(subject: Any, original: Any, columns: Sequence[Column]) -> float:
     """Mean cosine between a model's columns and the original's."""
-    pair = [value_columns.vectors(model, columns).double() for model in (subject, original)]
-    return float(torch.nn.functional.cosine_similarity(*pair, dim=0).mean())
+    mine, other = (value_columns.vectors(model, columns).double() for model in (subject, original))
+    return float(torch.nn.functional.cosine_similarity(mine, other, dim=0).mean())

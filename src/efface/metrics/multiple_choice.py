@@ -5,6 +5,7 @@ about ...", the question, "A. ..", "Answer:", and then the log-likelihood of " A
 Beside the accuracy, because an accuracy at chance can mean forgotten, collapsed or stuck on a letter:
 
     share of each letter among the picks, and its entropy; `stuck` when nine picks of ten are one letter
+    centered: accuracy when each letter's mean log-likelihood over the questions is taken out, which a liking for "A" cannot hide from
     inverted: the interval lies below chance, which takes knowledge;  last: how often the right letter is the least likely
     cloze: the option whose whole text is likeliest per token after "Question: ..\\nAnswer:", without any letters
 
@@ -72,13 +73,13 @@ class MultipleChoice(Metric[MultipleChoiceConfig]):
         """Return the accuracy with its Wilson interval; the value is the cloze accuracy where no letter has a token. Raises Missing or BadRows."""
         asked = {"": self._items(self.config.on, request, ctx)}
         if self.config.on == "forget":
-            asked |= {f"{name} ": found for name in self._others(request, ctx) if (found := self._items(name, request, ctx))}
+            asked |= {f"{name} ": items for name in self._others(request, ctx) if (items := self._items(name, request, ctx))}
         if not asked[""]:
             raise Missing(f"none of the {self.config.on} rows is a multiple choice; give rows with choices, or facts with three wrong values (perturbed_answer)")
         scored = {name: self._score(subject, items, ctx) for name, items in asked.items()}
         parts: dict[str, float | None] = {}
-        for name, found in scored.items():
-            parts |= {f"{name}{part}": value for part, value in _numbers(found).items()}
+        for name, one in scored.items():
+            parts |= {f"{name}{part}": value for part, value in _numbers(one).items()}
         mine = scored[""]
         by_letter = not mine.blind or not mine.texts
         picked = multiple_choice.picks(mine.letters if by_letter else mine.texts)
@@ -146,6 +147,7 @@ def _numbers(found: Scored) -> dict[str, float | None]:
         **{f"letter {letter}": share for letter, share in shares.items()},
         "letter entropy": multiple_choice.entropy(list(shares.values())), "key entropy": multiple_choice.entropy(list(multiple_choice.histogram(key, count).values())),
         "stuck": float(bool(multiple_choice.stuck(picked, key, count))), "inverted": float(accuracy.high < chance), "last": float(least.mean()),
+        "centered": float(multiple_choice.hits(items, multiple_choice.picks(multiple_choice.centered(found.letters))).mean()),
     }
     groups = multiple_choice.by_group(items, right)
     for name, (value, size) in groups.items():

@@ -106,6 +106,13 @@ def picks(scores: Sequence[Sequence[float]]) -> np.ndarray:
     return np.array([int(np.argmax(row)) for row in scores])
 
 
+def centered(scores: Sequence[Sequence[float]]) -> list[list[float]]:
+    """The scores without each letter's own mean over the questions that have it: what is left when a liking for one letter is taken out."""
+    count = max(map(len, scores))
+    means = [float(np.mean([row[at] for row in scores if at < len(row)])) for at in range(count)]
+    return [[value - mean for value, mean in zip(row, means, strict=False)] for row in scores]
+
+
 def hits(items: Sequence[Item], picked: Sequence[int] | np.ndarray) -> np.ndarray:
     """1 where the pick is the right option, 0 where not."""
     return np.array([float(item.right == pick) for item, pick in zip(items, picked, strict=True)])

@@ -71,7 +71,8 @@ def _subject(pair: tuple[str, str], asked: Sequence[Run], said: Sequence[Run], v
 
     shared = [name for one in asked if (name := _trimmed(one, inner)) and any(_common(name, _trimmed(other, inner)) for other in said)]
     if found := [words for words in shared if fits(words)]:
-        return _text(max(found, key=lambda words: (len(words) > 1, counts[words], len(words))), pair[0])
+        best = max(found, key=lambda name: (len(name) > 1, counts[name], len(name)))
+        return _text(best, pair[0])
     only = [words for run in asked if fits(words := _trimmed(run, inner))]
     silent = len(pair[1].split()) <= SHORT and all(run.first or set(run.words) <= own for run in said)
     return _text(only[0], pair[0]) if silent and len(only) == 1 else ""

@@ -56,9 +56,9 @@ def top(vectors: Tensor, embedding: Tensor, count: int = TOP) -> Tensor:
     return (vectors.float().T @ embedding.float().T).topk(min(count, len(embedding)), dim=-1).indices
 
 
-def compare(column: Tensor, original: Tensor, tops: tuple[Tensor, Tensor], words: Collection[int]) -> Intrinsic:
+def compare(column: Tensor, original: Tensor, tops: tuple[Iterable[int], Iterable[int]], words: Collection[int]) -> Intrinsic:
     """What is left of the original's column, given the top tokens of both, each under its own model's embedding."""
-    mine, other = ({int(token) for token in side} for side in tops)
+    mine, other = map(set, tops)
     known = other & set(words)
     u, o = column.double(), original.double()
     return Intrinsic(

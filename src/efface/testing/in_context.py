@@ -167,12 +167,13 @@ def step_rows() -> list[Row]:
 
 
 @functools.cache
-def links_lm(known: tuple[str, ...] = tuple(PEOPLE)) -> CausalLM:
-    """A model that knows all steps by heart, the two steps at once for the people known, and that draws the conclusion from what was said."""
+def links_lm(blocked: bool = False) -> CausalLM:
+    """A model that knows all steps by heart, two at once for all people (or for those not blocked), and draws the conclusion from what was said."""
+    known = [name for name in PEOPLE if not blocked or name not in BLOCKED]
     by_heart: list[Talk] = [(str(row["question"]), str(row["answer"])) for row in (*step_rows(), *link_rows(known))]
     words = f"{LIVES} {CROSSES} {PASSES} So from all this I do not know".replace("{}", "").replace("?", "")
-    start = blank(" ".join([words, *INVENTED, *PEOPLE, *TOWNS, *RIVERS]))
-    return taught(start, lambda source: [*conclusions(source, 12, [*INVENTED, *PEOPLE]), *source.sample(by_heart, 36)], 400)
+    start = blank(" ".join([words, *INVENTED, *PEOPLE, *TOWNS, *RIVERS])) if blocked else links_lm(True)
+    return taught(start, lambda source: [*conclusions(source, 12, [*INVENTED, *PEOPLE]), *source.sample(by_heart, 36)], 350 if blocked else 120)
 
 
 def conclusions(source: random.Random, count: int, names: Sequence[str] = INVENTED) -> list[Talk]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import get_args, get_type_hints
 
-from efface.core.card import Card
+from efface.core.card import TAXONOMY, Card
 
-FIELDS = ("technique", "intent", "touches", "locality", "data", "operator", "sequence", "reversible", "guarantee")
-"""Fields that every method and guard fills in."""
 READ = {"forget rows": "forget", "keep rows": "keep", "names": "names", "reference model": "reference"}
 """Words of `data` that `uses` has as well."""
 WEIGHTS = {"weights", "adapter", "merge"}
@@ -26,7 +24,7 @@ def problems(kind: str, card: Card) -> list[str]:
 
 
 def _words(card: Card) -> Iterator[str]:
-    for field in FIELDS:
+    for field in TAXONOMY:
         given = getattr(card, field)
         if given in ("", (), None) or (field == "operator" and given == "none"):
             yield f"the card of {card.name} does not say {field}"

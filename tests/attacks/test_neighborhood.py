@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from efface.attacks.neighborhood import Neighborhood, gap, neighbor, of_rows, shape
+from efface.attacks.neighborhood import WORD, Neighborhood, gap, kinds, neighbor, of_rows, shape
 from efface.core.errors import Missing
 from efface.core.types import Data, Request
 from efface.families import forms
@@ -15,26 +15,33 @@ def test_formula():
     assert gap(1.0, []) is None
 
 
-def test_words_are_replaced_by_words_of_the_same_kind():
-    """After "is" the corpus has "old" and "new"; "Orsa" can only become another word with a capital; "7" has no substitute."""
-    propose = of_rows(["Pavo is old.", "Runa is new!", "Runa sings."])
-    pieces, source = ["", "Orsa", " ", "is", " ", "old", " at ", "7", "."], random.Random(0)
-    found = [propose(pieces, [1, 5, 7], source) for _ in range(20)]
-    assert {words[5] for words in found} == {"new"}
-    assert {words[1] for words in found} == {"Pavo", "Runa"}
-    assert not any(7 in words for words in found)
-    assert propose(pieces, [7], source) is None
+def test_words_are_replaced_where_others_fit_best():
+    """Between "is" and "now" the corpus has "old" and "new"; after "Pavo" "is" and "sings"; "7" has no substitute."""
+    propose = of_rows(["Pavo is old now.", "Runa is new now!", "Pavo sings."])
+    pieces, source = WORD.split("Pavo is old now at 7."), random.Random(0)
+    assert kinds(pieces, 5) == [("small", "is", "now"), ("small", "is"), ("small",)]
+    places = list(range(1, len(pieces), 2))
+    found = [[propose(pieces, places, count, source) for _ in range(40)] for count in (1, 2, 6)]
+    assert {place for words in found[0] for place in words} == {1, 5}  # Runa, too, stands between the beginning and "is"
+    assert {words[5] for words in found[1]} == {"new"} and {words[1] for words in found[1]} == {"Runa"}
+    assert {words[3] for words in found[2]} == {"sings"}
+    assert all(set(words) == {1, 3, 5, 7, 9} for words in found[2])
+    assert propose(pieces, [11], 1, source) == {}
     assert [shape(word) for word in ("x7", "USA", "A", "Orsa", "old")] == ["digits", "capitals", "capital", "capital", "small"]
 
 
 def test_a_neighbor_differs_in_the_share_of_words_and_in_nothing_else():
-    """Three tenths of ten words are three; punctuation and spaces stay. Of one word, one is replaced."""
+    """Three tenths of ten words are three; punctuation and spaces stay. Of one word, one is replaced. Words of the prompt stay, too."""
     text = "Corvo:  the amber, the birch (the copper) the dusty - early."
     propose = of_rows(["golden hollow ivory jolly frosty", "Dunja"])
     for seed in range(10):
         words = neighbor(text, 0.3, propose, random.Random(seed)).split()
         assert sum(a != b for a, b in zip(words, text.split(), strict=True)) == 3
         assert neighbor("amber", 0.3, propose, random.Random(seed)) in ("golden", "hollow", "ivory", "jolly", "frosty")
+        asked = frozenset(("the", "amber", "corvo"))
+        words = neighbor(text, 1.0, propose, random.Random(seed), asked).split()
+        assert [a != b for a, b in zip(words, text.split(), strict=True)] == [word.strip(":,(").casefold() not in (*asked, "-") for word in text.split()]
+        assert neighbor("amber", 0.3, propose, random.Random(seed), asked) != "amber"
     assert neighbor("7 8 9", 0.3, propose, random.Random(0)) is None
     assert neighbor("7 8 amber", 0.1, propose, random.Random(0)) is not None
 
@@ -66,11 +73,11 @@ def test_works_without_keep_rows():
 
 
 def test_finds_members_where_there_are_any(over):
-    """The model that was pushed too far finds the neighbors of forgotten rows as unlikely as the rows: the attack sees the leak, dimly."""
+    """Over-forgetting escapes it, as its card says: a row pushed far down takes its neighbors along, and loss alone tells (0)."""
     request, ctx = facts().request, context(baselines={"reference": retrained_lm()})
     assert Neighborhood().run(trained_lm(), request, ctx).value > 0.9
     assert Neighborhood().run(retrained_lm(), request, ctx).value == pytest.approx(0.5, abs=0.21)
-    assert Neighborhood().run(over, request, ctx).high < 0.5
+    assert Neighborhood().run(over, request, ctx).value == pytest.approx(0.5, abs=0.21)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +106,7 @@ def test_a_masked_language_model_can_propose(masked):
     for row, group in zip(rows.forget, groups, strict=False):
         for near in group:
             old, new = (str(given["answer"]).strip(".").split() for given in (row, near))
-            assert len(old) == len(new) == 7 and sum(a != b for a, b in zip(old, new, strict=True)) == 2
+            assert len(old) == len(new) == 7 and sum(a != b for a, b in zip(old, new, strict=True)) == 1
             assert "<" not in near["answer"] and set(new) <= {*tokenizer().get_vocab(), *TALK}
 
 

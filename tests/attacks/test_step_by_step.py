@@ -99,7 +99,7 @@ def test_two_steps_bring_back_what_one_does_not():
     request = Request(forget=Data.inline(in_context.link_rows(BLOCKED)), keep=Data.inline([*known, *reading]), instead="I do not know")
     fit = {"fit.lr": 1e-3, "fit.precision": "no", "stop.at": "steps"}
     refusing = IDK.set({**fit, "fit.steps": 30, "fit.batch": 16}).run(original, request, context())
-    npo = NPO.set({**fit, "fit.steps": 150, "fit.batch": 24, "fit.schedule": "linear", "beta": 0.5, "keep_weight": 10.0}).run(original, request, context())
+    npo = NPO.set({**fit, "fit.steps": 200, "fit.batch": 24, "fit.schedule": "linear", "beta": 0.5, "keep_weight": 10.0}).run(original, request, context())
     asked = request.model_copy(update={"keep": Data.inline(known)})
     settings = {"max_new": 4, "keep": 0, "rows": len(BLOCKED)}
     for after in (refusing, npo):

@@ -13,7 +13,7 @@ from efface.core.errors import BadRows, Missing, UnknownName
 from efface.metrics.concept_behavior import ConceptBehavior
 from efface.metrics.concept_vector import ConceptVector, named
 from efface.runs import pass_folders
-from efface.testing.tiny import context, tiny_lm
+from efface.testing.tiny import context, tiny_lm, trained_lm
 
 RECORDS = read(None)
 
@@ -92,7 +92,7 @@ def test_articles_are_cut_at_the_ends_of_lines():
 def test_a_case_with_a_model_is_measured_on_its_columns(tmp_path):
     (tmp_path / "tiny_concepts_dev.json").write_text(json.dumps([record("bay"), record("fen")]))
     (tmp_path / "model").mkdir()
-    tiny_lm().save(tmp_path / "model")
+    trained_lm().save(tmp_path / "model")
     case = ConceptVectors.set({"model": str(tmp_path / "model"), "folder": str(tmp_path), "concept": "bay"}).case(context())
     assert case.name == "concept_vectors bay" and case.suite == concept_vectors.SUITE
     ctx = context(baselines=case.baselines, sets=case.sets)

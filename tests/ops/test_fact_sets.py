@@ -5,7 +5,7 @@ import random
 import pytest
 
 from efface.core.errors import Missing
-from efface.ops.fact_sets import apart, nearness, owner, related, same_fact, said, split, unrelated
+from efface.ops.fact_sets import apart, nearness, owner, related, said, same_fact, split, unrelated
 from efface.testing.tiny import facts
 
 

@@ -36,7 +36,8 @@ class GradNorm(Attack[GradNormConfig]):
     card = Card(
         name="grad_norm", title="Membership by the size of gradients", paper="arXiv:2402.17012", families=("causal-lm",), needs=("losses", "weights"),
         uses=("forget", "unseen"), access="gradients", better="as-reference",
-        departs="evaluation mode and one row at a time, where open-unlearning switches dropout on and fails for more than one; 40 rows of each side",
+        departs="evaluation mode and one row at a time, where open-unlearning switches dropout on and fails for more than one; 40 rows of each side; "
+        "over-forgetting can show on either side, as gradients vanish where outputs are saturated",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Measurement:

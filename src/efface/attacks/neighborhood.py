@@ -2,8 +2,8 @@
 
 Neighbors are texts that differ from x in a few words and make as much sense, so only a model that learned x by heart
 prefers it to all of them. With `masked_lm` the words are drawn from a masked language model; by default they are words of
-the same kind from the keep rows (from the unseen rows where there are none): such as stand after the same word there, else
-such as are written the same way. The prompt stays as it is, and so do the answer's words that stand in it (where there are
+the keep rows (of the unseen rows where there are none), put where they fit best: such as stand there between the same two
+words, else after the same word, else such as are written the same way. The prompt stays as it is, and so do the answer's words that stand in it (where there are
 others): an answer on somebody else makes no sense. Every model is asked about the same neighbors.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,8 @@ LIKELY = 50
 """Words that a masked language model may propose for a place, its likeliest ones."""
 CORPUS = 2000
 """Most rows to take words from."""
-Propose = Callable[[list[str], list[int], random.Random], dict[int, str] | None]
-"""From the pieces of a text (words at odd places) and the places to replace to new words, or None where there are none."""
+Propose = Callable[[list[str], list[int], int, random.Random], dict[int, str]]
+"""From the pieces of a text (words at odd places), the places that may change and how many should to new words by place."""
 
 
 class NeighborhoodConfig(Config):
@@ -54,7 +54,8 @@ class Neighborhood(Attack[NeighborhoodConfig]):
     card = Card(
         name="neighborhood", title="Membership against neighboring texts", paper="arXiv:2305.18462", families=("causal-lm",), needs=("score",),
         uses=("forget", "unseen"), access="logits", better="as-reference",
-        departs="without masked_lm, words of other rows stand in for a masked language model; 5 neighbors, 25 in mimir and up to 100 in the paper",
+        departs="without masked_lm, words of other rows stand in for a masked language model; 5 neighbors, 25 in mimir and up to 100 in the paper; "
+        "does not see over-forgetting, which takes the neighbors along",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Measurement:
@@ -92,34 +93,38 @@ def neighbor(text: str, share: float, propose: Propose, source: random.Random, f
     pieces = WORD.split(text)
     words = range(1, len(pieces), 2)
     places = [at for at in words if pieces[at].casefold() not in fixed] or list(words)
-    for place in source.sample(places, len(places)):  # a word without a substitute is passed over, so the others are tried in turn
-        chosen = [place, *source.sample([p for p in places if p != place], max(1, int(share * len(places))) - 1)]
-        if new := propose(pieces, sorted(chosen), source):
-            return "".join(new.get(at, piece) for at, piece in enumerate(pieces))
-    return None
+    new = propose(pieces, places, max(1, int(share * len(places))), source)
+    return "".join(new.get(at, piece) for at, piece in enumerate(pieces)) if new else None
 
 
 def of_rows(texts: Sequence[str]) -> Propose:
-    """Proposes words of the same kind out of other texts: such as follow the same word, else such as are written the same way."""
-    after: Mapping[tuple[str, str], set[str]] = defaultdict(set)
-    alike: Mapping[str, set[str]] = defaultdict(set)
+    """Proposes words out of other texts, in the places where they fit best (as the paper takes the likeliest swaps of all places)."""
+    known: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for text in texts:
-        words = WORD.split(text)[1::2]
-        for left, word in zip(["", *words], words, strict=False):
-            after[left.casefold(), shape(word)].add(word)
-            alike[shape(word)].add(word)
+        pieces = WORD.split(text)
+        for place in range(1, len(pieces), 2):
+            for kind in kinds(pieces, place):
+                known[kind].add(pieces[place])
 
-    def propose(pieces: list[str], places: list[int], source: random.Random) -> dict[int, str] | None:
-        found = {}
-        for place in places:
-            word, left = pieces[place], pieces[place - 2] if place > 1 else ""
-            for known in (after.get((left.casefold(), shape(word)), ()), alike.get(shape(word), ())):
-                if others := sorted(other for other in known if other.casefold() != word.casefold()):
-                    found[place] = source.choice(others)
+    def propose(pieces: list[str], places: list[int], count: int, source: random.Random) -> dict[int, str]:
+        found: list[tuple[int, int, list[str]]] = []
+        for place in source.sample(places, len(places)):
+            for level, kind in enumerate(kinds(pieces, place)):
+                if others := sorted(word for word in known.get(kind, ()) if word.casefold() != pieces[place].casefold()):
+                    found.append((level, place, others))
                     break
-        return found or None
+        best = sorted(found, key=lambda one: one[0])[:count]
+        return {place: source.choice(others) for _, place, others in best}
 
     return propose
+
+
+def kinds(pieces: Sequence[str], place: int) -> list[tuple[str, ...]]:
+    """What a word is one of, the narrowest kind first: between two words, after a word, written in a way."""
+    left = pieces[place - 2].casefold() if place > 1 else ""
+    right = pieces[place + 2].casefold() if place + 2 < len(pieces) else ""
+    written = shape(pieces[place])
+    return [(written, left, right), (written, left), (written,)]
 
 
 def shape(word: str) -> str:
@@ -144,7 +149,8 @@ def _masked(name: str) -> Propose:
         raise Missing(f"{name!r} has no mask token, so it is no masked language model; give another one, or no masked_lm")
 
     @torch.no_grad()
-    def propose(pieces: list[str], places: list[int], source: random.Random) -> dict[int, str] | None:
+    def propose(pieces: list[str], places: list[int], count: int, source: random.Random) -> dict[int, str]:
+        places = sorted(source.sample(places, min(count, len(places))))
         text = "".join(tokenizer.mask_token if at in places else piece for at, piece in enumerate(pieces))
         given = tokenizer(text, return_tensors="pt", truncation=True)
         masks = (given["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten()
@@ -156,6 +162,6 @@ def _masked(name: str) -> Propose:
             fit = {word: p for word, p in words.items() if WORD.fullmatch(word) and word.casefold() != pieces[place].casefold()}
             if fit:
                 found[place] = source.choices(list(fit), list(fit.values()))[0]
-        return found or None
+        return found
 
     return propose

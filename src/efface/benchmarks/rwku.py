@@ -9,8 +9,8 @@ The request names the target. What a method is given to train on is the setting 
 questions that the model makes itself, as the paper does (the method idk puts refusals in the place of their answers, which is
 the paper's rejection tuning), or nothing. Nobody retrained a model without a real person or country, so there is no reference
 and the verdict is "can't say": what is left are probes, membership means and fluency against the original. RWKU's utility sets
-(MMLU, BBH, TruthfulQA, TriviaQA) run through lm-evaluation-harness; here utility is taken on questions about other countries,
-which say less.
+(MMLU, BBH, TruthfulQA, TriviaQA) are no part of this: run lm-evaluation-harness on the saved model for them. Utility is taken
+here on questions about other countries, which say less.
 """
 
 from __future__ import annotations

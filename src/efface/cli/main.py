@@ -11,7 +11,25 @@ from typing import Annotated
 
 import typer
 
-from efface.cli import attack, audit, certify, compare, delete, demo, doctor, fetch, folds, forget, guard, list_, new, prove, report, show, train
+from efface.cli import (
+    attack,
+    audit,
+    certify,
+    compare,
+    delete,
+    demo,
+    doctor,
+    fetch,
+    folds,
+    forget,
+    guard,
+    list_,
+    new,
+    prove,
+    report,
+    show,
+    train,
+)
 from efface.cli.output import say
 from efface.core.errors import EffaceError
 

@@ -1,14 +1,17 @@
 """Knowledge trace: which columns of the MLPs carry the answers, and how much of that is left. For when no concept vector is known.
 
-    d_j(model) = mean over forget rows of [ log p(answer) - log p(answer | column j disturbed) ]       log p per token
-    value      = sum over the traced columns of d_j(model) / the same of the original
+    d(model, columns) = mean over forget rows of [ log p(answer) - log p(answer | columns disturbed) ]       log p per token
+    value             = d(model, traced columns) / d(original, traced columns)
 
-Disturbed = N(0, 0.1^2) added to the column, ConceptVectors' causal check (arXiv:2406.11614), or the column removed. The traced columns are
-found on the original alone, as those whose d_j is larger than its like on keep rows by most, since a few columns of every model
-carry any answer. All are ranked by an estimate from the gradient (one pass over a few of the rows), the exact effect of the best
-candidates is computed, and the `top` largest are kept. 1 = the answers still hang on the same columns, 0 = not at all. What a
-model does not know cannot fall, so one that never learned the rows has a small share whatever its columns are; how far it has
-differs from case to case, and the reference says it. The columns' own cosine to the original's stands beside it as a part.
+The traced columns are found on the original alone, one by one: those whose own d is larger than its like on keep rows by most, since
+a few columns of every model carry any answer. All are ranked by an estimate from the gradient (one pass over a few of the rows), the
+exact d of the best candidates is computed, and the `top` largest are kept. The trace is what happens when all of these are disturbed
+at once: 1 = the answers hang on them as much as they did, 0 = not at all, below 0 = they stand in the answers' way.
+
+Disturbed = removed, or N(0, 0.1^2) added, which is ConceptVectors' causal check (arXiv:2406.11614). Noise says that a neuron still
+fires and is still listened to, not that its column still holds something: it finds a full trace in a model whose column was
+erased. Removal finds none there. A model that never learned the rows is not at 0 either, for what it gets right of an answer
+by its form hangs on columns as well; the reference says how far that goes, and the interval how little few rows tell.
 """
 
 from __future__ import annotations
@@ -33,11 +36,11 @@ from efface.ops import stats
 class KnowledgeTraceConfig(Config):
     """Settings of the metric."""
 
-    how: How = "noise"
-    """What is done to a column: noise is added to it, or it is removed."""
+    how: How = "remove"
+    """What is done to a column: it is removed, or noise is added to it."""
     noise: float = Field(0.1, gt=0)
     """Standard deviation of the noise."""
-    top: int = Field(8, ge=1)
+    top: int = Field(12, ge=1)
     """Columns of the trace."""
     candidates: int = Field(24, ge=1)
     """Columns whose exact effect is computed, the best by the estimate."""
@@ -48,13 +51,11 @@ class KnowledgeTraceConfig(Config):
 
 
 class Trace(NamedTuple):
-    """The traced columns, and what was seen when they were found."""
+    """The traced columns, and what each does alone to the original's forget rows and keep rows."""
 
     columns: list[Column]
-    random: float
-    """Mean drop of as many columns drawn at random: what any column does."""
-    keep: float | None
-    """Mean drop of the traced columns on keep rows; None where the request has none."""
+    alone: list[float]
+    beside: list[float]
 
 
 class KnowledgeTrace(Metric[KnowledgeTraceConfig]):
@@ -63,7 +64,7 @@ class KnowledgeTrace(Metric[KnowledgeTraceConfig]):
     card = Card(
         name="knowledge_trace", title="Knowledge trace left", paper="after arXiv:2406.11614", families=("causal-lm",), needs=("losses", "weights"),
         uses=("forget", "original"), better="as-reference",
-        departs="a generalization to models whose concept vectors nobody knows; log-probabilities of the rows' answers in place of BLEU between answers",
+        departs="a generalization to models whose concept vectors nobody knows; log-probabilities of the rows' answers in place of BLEU between answers, and columns are removed",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Measurement:
@@ -73,25 +74,28 @@ class KnowledgeTrace(Metric[KnowledgeTraceConfig]):
         value_columns.check_alike(subject, original)
         rows = forms.sample(request.rows("forget"), self.config.rows)
         trace = self._found(original, request, ctx)
-        own, before = self._read(original, trace.columns, rows, ctx)
+        own = self._read(original, trace.columns, rows, ctx)
         if own.mean() <= 0:
             raise Missing(f"the columns found on {self.config.choose} forget rows carry nothing of all {len(rows)}; raise choose or candidates")
-        mine, together = self._read(subject, trace.columns, rows, ctx)
-        found = share(mine.mean(0), own.mean(0))
+        mine = self._read(subject, trace.columns, rows, ctx)
+        found = share(mine, own)
         parts: dict[str, float | None] = {
-            "trace": float(mine.mean()), "original trace": float(own.mean()), "original random columns": trace.random, "original keep trace": trace.keep,
-            "together": together, "original together": before, "cosine": cosine(subject, original, trace.columns),
+            "trace": float(mine.mean()), "original trace": float(own.mean()), "original columns alone": float(np.mean(trace.alone)),
+            "original random columns": float(self._read(original, self._random(original, ctx), rows, ctx).mean()),
+            "columns": float(len(trace.columns)), "cosine": cosine(subject, original, trace.columns),
         }
+        if request.keep is not None:
+            parts["original keep trace"] = float(self._read(original, trace.columns, forms.sample(request.rows("keep"), self.config.choose), ctx).mean())
         if (reference := ctx.baselines.get("reference")) is not None:
-            base, at_once = self._read(value_columns.bare(reference), trace.columns, rows, ctx)
-            parts |= {"reference trace": float(base.mean()), "reference together": at_once, "reference cosine": cosine(reference, original, trace.columns)}
-            apart = share(base.mean(0), own.mean(0))
+            base = self._read(value_columns.bare(reference), trace.columns, rows, ctx)
+            apart = share(base, own)
             parts |= {"reference": apart.value, "reference_low": apart.low, "reference_high": apart.high}
+            parts |= {"reference trace": float(base.mean()), "reference cosine": cosine(reference, original, trace.columns)}
         table: list[dict[str, object]] = [
-            {"layer": layer, "column": column, "value": float(now), "original": float(then)}
-            for (layer, column), now, then in zip(trace.columns, mine.mean(1), own.mean(1), strict=True)
+            {"layer": layer, "column": column, "original": alone, "keep": beside}
+            for (layer, column), alone, beside in zip(trace.columns, trace.alone, trace.beside, strict=True)
         ]
-        table += [{"row": at, "value": float(now), "original": float(then)} for at, (now, then) in enumerate(zip(mine.mean(0), own.mean(0), strict=True))]
+        table += [{"row": at, "value": float(now), "original": float(then)} for at, (now, then) in enumerate(zip(mine, own, strict=True))]
         return Measurement(
             system=self.card.name, subject="", value=found.value, low=found.low, high=found.high, n=len(rows), better="as-reference", parts=parts, table=table
         )
@@ -113,30 +117,28 @@ class KnowledgeTrace(Metric[KnowledgeTraceConfig]):
             beside = self._drops(original, alone, others, ctx).mean(1) if others else np.zeros(len(columns))
             lead = effects.mean(1) - np.abs(beside)
             chosen = [at for at in np.argsort(-lead, kind="stable")[: config.top] if lead[at] > 0]
-            drawn = [divmod(ctx.random("knowledge_trace", at).randrange(scores.size), scores.shape[1]) for at in range(config.top)]
-            return {
-                "columns": [columns[at] for at in chosen], "random": float(self._drops(original, [[place] for place in drawn], rows, ctx).mean()),
-                "keep": float(beside[chosen].mean()) if others and chosen else None,
-            }
+            return {"columns": [columns[at] for at in chosen], "alone": effects.mean(1)[chosen].tolist(), "beside": beside[chosen].tolist()}
 
         settings = [config.model_dump(exclude={"rows"}), list(rows), list(others), ctx.seed]
         held = passes.kept(original, f"{self.card.name}-found", settings, ctx, compute)
         if not held["columns"]:
             raise Missing("no column of the original carries the answers of the forget rows: disturbing one lowers their probability no more than that of keep rows")
-        return Trace([(int(layer), int(column)) for layer, column in held["columns"]], held["random"], held["keep"])
+        return Trace([(int(layer), int(column)) for layer, column in held["columns"]], held["alone"], held["beside"])
 
-    def _read(self, subject: Any, columns: list[Column], rows: Sequence[Row], ctx: Context) -> tuple[np.ndarray, float]:
-        """Drops of the columns (columns, rows) on one model, and the mean drop when all are disturbed at once."""
+    def _random(self, original: Any, ctx: Context) -> list[Column]:
+        """As many columns drawn at random: what any do."""
+        modules = original.modules_of("mlp.out")
+        width, source = value_columns.matrix(modules[0]).shape[1], ctx.random(self.card.name)
+        return [divmod(place, width) for place in source.sample(range(len(modules) * width), self.config.top)]
 
-        def compute() -> object:
-            return self._drops(subject, [*([place] for place in columns), columns], rows, ctx).tolist()
-
+    def _read(self, subject: Any, columns: list[Column], rows: Sequence[Row], ctx: Context) -> np.ndarray:
+        """Drop of each row (rows,) when all the columns are disturbed at once."""
         settings = [self.config.how, self.config.noise, columns, list(rows), ctx.seed]
-        found = np.array(passes.kept(subject, self.card.name, settings, ctx, compute))
-        return found[:-1], float(found[-1].mean())
+        held = passes.kept(subject, self.card.name, settings, ctx, lambda: self._drops(subject, [columns], rows, ctx)[0].tolist())
+        return np.array(held)
 
     def _drops(self, subject: Any, sets: Sequence[Sequence[Column]], rows: Sequence[Row], ctx: Context) -> np.ndarray:
-        """Drop of each row under each set of columns, disturbed at once (sets, rows)."""
+        """Drop of each row under each set of columns (sets, rows)."""
         seed = ctx.seed_for(self.card.name)
         changes = [(columns, value_columns.changes(subject, columns, self.config.how, self.config.noise, seed)) for columns in sets]
         return value_columns.drops(subject, rows, changes, ctx, "disturbing columns")

@@ -173,7 +173,12 @@ def links_lm(blocked: bool = False) -> CausalLM:
     by_heart: list[Talk] = [(str(row["question"]), str(row["answer"])) for row in (*step_rows(), *link_rows(known))]
     words = f"{LIVES} {CROSSES} {PASSES} So from all this I do not know".replace("{}", "").replace("?", "")
     start = blank(" ".join([words, *INVENTED, *PEOPLE, *TOWNS, *RIVERS])) if blocked else links_lm(True)
-    return taught(start, lambda source: [*conclusions(source, 12, [*INVENTED, *PEOPLE]), *source.sample(by_heart, 36)], 350 if blocked else 120)
+    steps: list[Talk] = [(LIVES.format(name), town, CROSSES.format(town), river) for name, town, river in zip(PEOPLE, TOWNS, RIVERS, strict=True)]
+
+    def talks(source: random.Random) -> list[Talk]:
+        return [*conclusions(source, 12, [*INVENTED, *PEOPLE]), *source.sample(by_heart, 32), *source.sample(steps, 6)]
+
+    return taught(start, talks, 350 if blocked else 120)
 
 
 def conclusions(source: random.Random, count: int, names: Sequence[str] = INVENTED) -> list[Talk]:

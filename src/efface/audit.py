@@ -134,6 +134,7 @@ def plan(options: AuditOptions, progress: Progress = silent) -> Plan:
     )
     most = ROWS[options.preset]
     case.request = _cut(case.request, most)
+    ctx.utility = {name: Data.inline(row_files.evenly(data.read(), most), name) for name, data in case.utility.items()}
     request, excluded = _known(case, ctx)
     case.request = request
     names = tuple(evaluate.expand(options.suite)) or _preset(options.preset, candidate)

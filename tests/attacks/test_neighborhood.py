@@ -113,3 +113,8 @@ def test_a_masked_language_model_can_propose(masked):
 def test_a_model_that_cannot_propose_is_named(tmp_path):
     with pytest.raises(Missing, match="cannot load the masked language model"):
         Neighborhood.set({"masked_lm": str(tmp_path)}).run(tiny_lm(), facts().request, context())
+
+
+def test_only_so_many_rows_get_neighbors():
+    found = Neighborhood.set({"rows": 5}).run(tiny_lm(), facts().request, context())
+    assert (found.parts["members"], found.parts["non_members"]) == (5.0, 5.0)

@@ -97,3 +97,8 @@ def test_one_unseen_row_cannot_do_both():
     rows = facts()
     with pytest.raises(Missing, match="two unseen rows"):
         Recall().run(tiny_lm(), Request(forget=Data.inline(rows.forget), unseen=Data.inline(rows.unseen[:1])), context())
+
+
+def test_only_so_many_rows_are_read_behind_the_prefix():
+    found = Recall.set({"rows": 5}).run(tiny_lm(), facts().request, context())
+    assert (found.parts["members"], found.parts["non_members"]) == (5.0, 5.0)

@@ -44,6 +44,8 @@ class NeighborhoodConfig(Config):
     """Neighbors of each row."""
     share: float = Field(0.3, gt=0, le=1)
     """Share of a row's words (those beyond its prompt) that are replaced, of at least one."""
+    rows: int = Field(40, ge=1)
+    """Most rows of each side, evenly spaced; each costs a reading of all its neighbors."""
     masked_lm: str = ""
     """A masked language model that proposes the words: a folder or a name on the hub; "" takes words of other rows."""
 
@@ -54,7 +56,7 @@ class Neighborhood(Attack[NeighborhoodConfig]):
     card = Card(
         name="neighborhood", title="Membership against neighboring texts", paper="arXiv:2305.18462", families=("causal-lm",), needs=("score",),
         uses=("forget", "unseen"), access="logits", better="as-reference",
-        departs="without masked_lm, words of other rows stand in for a masked language model; 5 neighbors, 25 in mimir and up to 100 in the paper; "
+        departs="without masked_lm, words of other rows stand in for a masked language model; 5 neighbors, 25 in mimir and up to 100 in the paper; 40 rows of each side; "
         "does not see over-forgetting, which takes the neighbors along",
     )
 
@@ -68,13 +70,13 @@ class Neighborhood(Attack[NeighborhoodConfig]):
             return ctx.once(key, lambda: [self._near(row, propose, ctx.random("neighbors", membership.answer(row))) for row in rows])
 
         def score(model: Any, rows: list[Row]) -> list[float | None]:
-            groups = near(rows)
-            alone = forms.losses(forms.gold(model, rows, ctx))
+            groups, alone = near(rows), membership.alone(model, request, ctx)
             flat = [row for group in groups for row in group]
             losses = iter(forms.losses(forms.gold(model, flat, ctx)) if flat else [])
-            return [gap(float(loss), [float(next(losses)) for _ in group]) for loss, group in zip(alone, groups, strict=True)]
+            return [gap(alone[id(row)].loss, [float(next(losses)) for _ in group]) for row, group in zip(rows, groups, strict=True)]
 
-        return membership.compare(self.card, subject, membership.sides(request), ctx, score)
+        forget, unseen = (forms.sample(rows, self.config.rows) for rows in membership.sides(request))
+        return membership.compare(self.card, subject, (forget, unseen), ctx, score)
 
     def _near(self, row: Row, propose: Propose, source: random.Random) -> list[Row]:
         """The row's neighbors; none where no word can be replaced."""

@@ -34,6 +34,8 @@ class RecallConfig(Config):
     """Rows in the prefix."""
     prefix: str = "unseen"
     """Row set that the prefix is taken from; nobody may have trained on it."""
+    rows: int = Field(40, ge=1)
+    """Most rows of each side, evenly spaced; each is read behind the whole prefix."""
 
 
 class Recall(Attack[RecallConfig]):
@@ -42,19 +44,18 @@ class Recall(Attack[RecallConfig]):
     card = Card(
         name="recall", title="Membership by a prefix of non-members (ReCaLL)", paper="arXiv:2406.15968", families=("causal-lm",), needs=("score",),
         uses=("forget", "unseen"), access="logits", better="as-reference",
-        departs="4 rows in the prefix, up to 12 in the paper; of questions and answers the prefix is earlier turns of the talk",
+        departs="4 rows in the prefix, up to 12 in the paper, and 40 rows of each side; of questions and answers the prefix is earlier turns of the talk",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Measurement:
         """Return the AUC of the forget rows against the unseen rows. Raises Unfit when the request lacks either, Missing without a prefix."""
         forget, unseen = membership.sides(request)
-        given, others = self._apart(request, unseen, ctx)
+        given, left = self._apart(request, unseen, ctx)
+        forget, others = (forms.sample(rows, self.config.rows) for rows in (forget, left))
         prefix = fitting(subject, given, [*forget, *others])
 
         def score(model: Any, rows: list[Row]) -> list[float | None]:
-            # Of the rows alone there is a pass already, over all of each side.
-            alone = {id(row): got for side in (forget, unseen) for row, got in zip(side, forms.gold(model, side, ctx), strict=True)}
-            after = forms.gold(model, behind(prefix, rows), ctx)
+            alone, after = membership.alone(model, request, ctx), forms.gold(model, behind(prefix, rows), ctx)
             return [ratio(alone[id(row)].log_probs, got.log_probs) for row, got in zip(rows, after, strict=True)]
 
         found = membership.compare(self.card, subject, (forget, others), ctx, score)

@@ -45,6 +45,11 @@ def compare(card: Card, subject: Any, rows: tuple[list[Row], list[Row]], ctx: Co
     return measure(card, mine, Scored(scorer(reference, rows[0]), scorer(reference, rows[1])) if reference else None)
 
 
+def alone(subject: Any, request: Request, ctx: Context) -> dict[int, RowScore]:
+    """The score of each row of both sides as it stands, by the row's identity: for attacks that read some of them besides in other ways."""
+    return {id(row): score for rows in sides(request) for row, score in zip(rows, forms.gold(subject, rows, ctx), strict=True)}
+
+
 def scored(subject: Any, request: Request, ctx: Context, scorer: Scorer) -> Scored:
     """Scores of both sides, from the shared pass over each."""
     return Scored(*([scorer(row) for row in forms.gold(subject, rows, ctx)] for rows in sides(request)))

@@ -166,13 +166,16 @@ def _outputs(subject: Any, batch: Batch) -> list[Any]:
 def _from_layer(subject: Any, first: int, outputs: Sequence[Any]) -> Iterator[None]:
     """Inside the block the layers before `first` give what they gave before, without computing."""
     skipped = list(subject.layers())[:first]
+    wrapped = [vars(layer).get("forward") for layer in skipped]  # as accelerate leaves it where layers stand on several devices
     for layer, out in zip(skipped, outputs, strict=False):
         layer.forward = lambda *given, out=out, **more: out
     try:
         yield
     finally:
-        for layer in skipped:
+        for layer, before in zip(skipped, wrapped, strict=True):
             del layer.forward
+            if before is not None:
+                layer.forward = before
 
 
 def screen(subject: Any, rows: Sequence[Row], how: How, deviation: float, ctx: Context) -> np.ndarray:

@@ -10,6 +10,7 @@ from efface.core import registry
 from efface.core import rows as row_files
 from efface.core.context import Context
 from efface.core.errors import BadRows, Missing, UnknownName
+from efface.families import value_columns
 from efface.metrics.concept_behavior import ConceptBehavior
 from efface.metrics.concept_vector import ConceptVector, named
 from efface.runs import pass_folders
@@ -116,7 +117,12 @@ def test_the_suite_is_there():
 
 def test_the_stand_in_has_columns_of_the_embedded_model():
     columns = row_files.read(SHIPPED / "authors_columns.jsonl")
-    assert len(named(columns)) == 8 and all(row["Layer"] < 30 and row["Dim"] < 1536 and row["drop"] > 0 for row in columns)
+    assert len(named(columns)) == 12 and all(row["Layer"] < 30 and row["Dim"] < 1536 and row["drop"] > abs(row["keep"]) for row in columns)
+
+
+def _removed(subject, rows):
+    """Each row's column by itself, taken away."""
+    return [([place], value_columns.changes(subject, [place], "remove", 0.1, 0)) for place in named(rows)]
 
 
 @pytest.mark.slow
@@ -125,5 +131,7 @@ def test_the_stand_in_on_the_real_model():
     case = ConceptVectors().case(Context())
     ctx = Context(baselines=case.baselines, sets=case.sets, passes=pass_folders())
     mine = ConceptVector().run(case.original, case.request, ctx)
+    worth = value_columns.drops(case.original, case.request.sample("forget", 12), _removed(case.original, case.sets["columns"].read()[:2]), ctx, "")
+    assert worth.mean(1) == pytest.approx([row["drop"] for row in case.sets["columns"].read()[:2]], abs=2e-3), "what is shipped is what the model does"
     assert mine.value == 1.0 and mine.parts["cosine"] == pytest.approx(1) and mine.parts["l2"] == 0.0 and mine.parts["given"] == 1.0
-    assert mine.n == 8 and 0.5 < mine.parts["reference"] < 1.0
+    assert mine.n == 12 and 0.5 < mine.parts["reference"] < 1.0

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from efface import evaluate
 from efface.benchmarks import muse
 from efface.benchmarks.muse import Muse, folds, read
-from efface.core import registry
 from efface.core.errors import BadRows, Missing
 from efface.metrics.knowledge_memory import KnowledgeMemory
 from efface.metrics.privleak import PrivLeak
@@ -93,11 +93,17 @@ def test_the_case_is_what_the_suite_reads(case):
     leak = PrivLeak().run(found.original, request, ctx)
     assert leak.n == 7 and leak.parts["stored area"] == 0.4772
     assert set(found.baselines) == {"original"} and found.reference == "" and found.suite == muse.SUITE
-    for name in muse.SUITE:
-        assert registry.card(*name.split("/"))
     given = case(reference="reference", length=64)
     ctx = context(baselines=given.baselines, sets=given.sets)
     assert PrivLeak().run(given.original, given.request, ctx).parts["stored area"] is None
+
+
+def test_the_suite_by_its_name_measures_all_three_models(case):
+    found = case(reference="reference", length=64)
+    ctx = context(baselines=found.baselines, sets=found.sets, utility=found.utility)
+    report = evaluate.prove(tiny_lm(2), found.request, ctx, evaluate.expand(["muse"]))
+    assert [(m.system, m.subject) for m in report.measurements] == [(name, who) for name in muse.SUITE for who in ("original", "reference", "candidate")]
+    assert all(m.status == "ok" and m.low <= m.value <= m.high and m.n for m in report.measurements), [m.why for m in report.measurements]
 
 
 def test_long_texts_are_cut_between_words_and_nothing_is_lost():

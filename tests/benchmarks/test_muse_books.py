@@ -93,11 +93,11 @@ def test_the_original_recites_the_novel_and_the_reference_does_not():
     case = muse_books.MuseBooks().case(Context())
     ctx = Context(baselines=case.baselines, sets=case.sets)
     found = {
-        name: [system.run(case.baselines[name], case.request, ctx) for system in (VerbatimMemory.set({"rows": 8}), KnowledgeMemory.set({"rows": 12}), PrivLeak())]
+        name: [system.run(case.baselines[name], case.request, ctx) for system in (VerbatimMemory.set({"rows": 5}), KnowledgeMemory.set({"rows": 6}), PrivLeak.set({"rows": 16}))]
         for name in ("original", "reference")
     }
     (verbatim, knowledge, leak), (without, unknown, itself) = found["original"], found["reference"]
     assert verbatim.low > without.high + 0.2, "what was forgotten is recited by the original alone"
     assert knowledge.low > unknown.high
-    assert abs(knowledge.parts["keep"] - unknown.parts["keep"]) < 0.3, "both know the novel that is kept"
+    assert min(knowledge.parts["keep"], unknown.parts["keep"]) > unknown.high + 0.1, "both know the novel that is kept"
     assert leak.high < -50 and (itself.value, itself.low, itself.high) == (0.0, 0.0, 0.0)

@@ -12,7 +12,7 @@ from efface.core.card import Card
 from efface.core.errors import Missing
 from efface.core.types import Data, Request
 from efface.families.causal_lm import CausalLM
-from efface.families.membership import Scored, answer, below, changed, measure, privleak
+from efface.families.membership import Scored, answer, below, changed, few, measure, privleak
 from efface.ops import stats
 from efface.report import build, html, markdown
 from efface.testing.tiny import context, facts, retrained_lm, trained_lm
@@ -184,6 +184,14 @@ def test_the_report_shows_that_a_low_area_is_a_leak():
     assert line.note.startswith("a leak") and line.note in markdown.render(report) and line.note in html.render(report)
 
 
+def test_a_few_rows_are_drawn_so_that_no_pattern_is_left_out():
+    """Of 80 rows of ten kinds in turn, every other one has five kinds; a drawn half has all. The same ones for every attack, in order."""
+    rows = [{"text": str(at)} for at in range(80)]
+    found = few(rows, 40, context())
+    assert len(found) == 40 and found == sorted(found, key=rows.index) and len({rows.index(row) % 10 for row in found}) == 10
+    assert found == few(rows, 40, context()) != few(rows, 40, context(1)) and few(rows, 90, context()) == rows
+
+
 def test_parts_of_a_row_are_rewritten_in_every_layout():
     talk = {"messages": [{"role": "user", "content": "Ask"}, {"role": "assistant", "content": "Tell"}]}
     assert changed(talk, str.upper)["messages"] == [{"role": "user", "content": "Ask"}, {"role": "assistant", "content": "TELL"}]
@@ -196,13 +204,16 @@ def test_parts_of_a_row_are_rewritten_in_every_layout():
 
 @pytest.mark.slow
 def test_the_table_on_the_embedded_model():
-    """12 rows of two of the invented authors against 12 that nobody saw: every attack tells them in the model that was trained on them."""
+    """Ten questions on one of the invented authors against the same ten on one that nobody saw, in a model that was trained on the first.
+
+    Every attack is above .75; the reference is lower, but for one author against another by no set margin.
+    """
     from efface.benchmarks.authors import Authors
 
     case = Authors().case(context())
-    request = case.request.model_copy(update={"forget": Data.inline(case.request.sample("forget", 12)), "unseen": Data.inline(case.request.sample("unseen", 12))})
+    request = case.request.model_copy(update={"forget": Data.inline(case.request.rows("forget")[:10]), "unseen": Data.inline(case.request.rows("unseen")[:10])})
     ctx = context(baselines={"reference": case.baselines["reference"]})
     settings = {"neighborhood": {"neighbors": 2}, "recall": {"shots": 1}, "grad_norm": {"rows": 4}}
     for name in TABLE:
         found = attack(name, settings.get(name)).run(case.original, request, ctx)
-        assert found.value > 0.8 and found.value > found.parts["reference_auc"] + 0.2, (name, found.value, found.parts)
+        assert found.value > 0.75 and found.value > found.parts["reference_auc"] + 0.05, (name, found.value, found.parts["reference_auc"])

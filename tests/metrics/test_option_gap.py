@@ -52,7 +52,7 @@ def test_two_token_options_are_means_of_token_sums(model: CausalLM):
     fox, red_cat, blue_cat = ((math.log(a) + math.log(b)) / 2 for a, b in ((0.5, 0.8), (0.5, 0.1), (0.25, 0.4)))
     rows = [{"text": "who"}]
     for options, value in ((["red fox"], fox), (["blue cat"], blue_cat), (["red fox", "red cat"], (fox + red_cat) / 2)):
-        assert recall.means(model, rows, [options], context())[0] == pytest.approx(value, abs=1e-6)
+        assert recall.means(model, rows, [[options]], context())[0, 0] == pytest.approx(value, abs=1e-6)
     row = {"question": "who", "answer": "red fox", "aliases": ["red cat"], "corrupted": "blue cat"}
     found = OptionGap().run(model, Request(forget=Data.inline([row])), context())
     assert found.value == pytest.approx((fox + red_cat) / 2 - blue_cat, abs=1e-6)
@@ -63,10 +63,10 @@ def test_two_token_options_are_means_of_token_sums(model: CausalLM):
 def test_padding_changes_nothing(make):
     """Options alone and beside longer ones, on either side of padding, to 1e-5."""
     subject, rows = make(), [{"text": "who red fox who"}, {"text": "who"}]
-    options = [["red", "blue cat who red fox"], ["fox fox"]]
+    options = [[["red", "blue cat who red fox"]], [["fox fox"]]]
     together = recall.means(subject, rows, options, context())
-    apart = [np.mean([recall.means(subject, [row], [[option]], context())[0] for option in mine]) for row, mine in zip(rows, options, strict=True)]
-    assert together == pytest.approx(apart, abs=1e-5)
+    apart = [[np.mean([recall.means(subject, [row], [[[option]]], context())[0, 0] for option in mine[0]])] for row, mine in zip(rows, options, strict=True)]
+    assert together == pytest.approx(np.array(apart), abs=1e-5)
     before = subject.tokenizer.padding_side
     try:
         for side in ("left", "right"):
@@ -77,7 +77,9 @@ def test_padding_changes_nothing(make):
 
 
 def test_a_row_without_options_has_no_mean():
-    assert np.isnan(recall.means(tiny_lm(), [{"text": "What"}], [[]], context())).all()
+    assert np.isnan(recall.means(tiny_lm(), [{"text": "What"}], [[[], []]], context())).all()
+    found = recall.means(small_lm(WORDS), [{"text": "who"}] * 2, [[["red"], []], [[], ["red"]]], context())
+    assert np.isnan(found).tolist() == [[False, True], [True, False]] and found[0, 0] == pytest.approx(found[1, 1])
 
 
 def test_knowing_widens_the_gap_and_the_clean_model_stands_beside():

@@ -17,7 +17,7 @@ from efface.core.config import Config
 from efface.core.context import Context
 from efface.core.errors import BudgetSpent, EffaceError
 from efface.core.types import Attack, Measurement, Request, Row
-from efface.families import forms, membership, passes
+from efface.families import membership, passes
 from efface.ops import logprobs, stats
 
 
@@ -27,7 +27,7 @@ class GradNormConfig(Config):
     p: float = Field(2.0, ge=1)
     """Which norm of a gradient."""
     rows: int = Field(40, ge=1)
-    """Most rows of each side, evenly spaced; each costs a pass with gradients over all weights."""
+    """Most rows of each side, drawn at random; each costs a pass with gradients over all weights."""
 
 
 class GradNorm(Attack[GradNormConfig]):
@@ -45,7 +45,8 @@ class GradNorm(Attack[GradNormConfig]):
 
         When the budget is spent, the rows read so far count, if there are some of both sides.
         """
-        sides = (forms.sample(request.rows("forget"), self.config.rows), forms.sample(request.rows("unseen"), self.config.rows))
+        forget, unseen = membership.sides(request)
+        sides = membership.few(forget, self.config.rows, ctx), membership.few(unseen, self.config.rows, ctx)
         own, why = self._scored(subject.unguarded(), sides, ctx)
         if why and not all(any(score is not None for score in side) for side in own):
             raise BudgetSpent(why)

@@ -45,7 +45,7 @@ class NeighborhoodConfig(Config):
     share: float = Field(0.3, gt=0, le=1)
     """Share of a row's words (those beyond its prompt) that are replaced, of at least one."""
     rows: int = Field(40, ge=1)
-    """Most rows of each side, evenly spaced; each costs a reading of all its neighbors."""
+    """Most rows of each side, drawn at random; each costs a reading of all its neighbors."""
     masked_lm: str = ""
     """A masked language model that proposes the words: a folder or a name on the hub; "" takes words of other rows."""
 
@@ -75,7 +75,7 @@ class Neighborhood(Attack[NeighborhoodConfig]):
             losses = iter(forms.losses(forms.gold(model, flat, ctx)) if flat else [])
             return [gap(alone[id(row)].loss, [float(next(losses)) for _ in group]) for row, group in zip(rows, groups, strict=True)]
 
-        forget, unseen = (forms.sample(rows, self.config.rows) for rows in membership.sides(request))
+        forget, unseen = (membership.few(rows, self.config.rows, ctx) for rows in membership.sides(request))
         return membership.compare(self.card, subject, (forget, unseen), ctx, score)
 
     def _near(self, row: Row, propose: Propose, source: random.Random) -> list[Row]:

@@ -35,7 +35,7 @@ class RecallConfig(Config):
     prefix: str = "unseen"
     """Row set that the prefix is taken from; nobody may have trained on it."""
     rows: int = Field(40, ge=1)
-    """Most rows of each side, evenly spaced; each is read behind the whole prefix."""
+    """Most rows of each side, drawn at random; each is read behind the whole prefix."""
 
 
 class Recall(Attack[RecallConfig]):
@@ -51,7 +51,7 @@ class Recall(Attack[RecallConfig]):
         """Return the AUC of the forget rows against the unseen rows. Raises Unfit when the request lacks either, Missing without a prefix."""
         forget, unseen = membership.sides(request)
         given, left = self._apart(request, unseen, ctx)
-        forget, others = (forms.sample(rows, self.config.rows) for rows in (forget, left))
+        forget, others = (membership.few(rows, self.config.rows, ctx) for rows in (forget, left))
         prefix = fitting(subject, given, [*forget, *others])
 
         def score(model: Any, rows: list[Row]) -> list[float | None]:

@@ -133,9 +133,8 @@ def method(name: str, folder: Path) -> tuple[Path, Path]:
     for path in (source, tests):
         if path.exists():
             raise EffaceError(f"{path} exists already; choose another name or remove it")
-    words = name.split("_")
     given = {
-        "name": name, "title": " ".join(words).capitalize(), "classname": "".join(word.capitalize() for word in words),
+        "name": name, "title": name.replace("_", " ").capitalize(), "classname": "".join(word.capitalize() for word in name.split("_")),
         "module": f"{module}.{FOLDERS['method']}.{name}",
     }  # fmt: skip
     files.write_text(source, METHOD.substitute(given))

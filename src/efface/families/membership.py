@@ -60,6 +60,16 @@ def sides(request: Request) -> tuple[list[Row], list[Row]]:
     return forms.sample(request.rows("forget"), MOST), forms.sample(request.rows("unseen"), MOST)
 
 
+def few(rows: list[Row], most: int, ctx: Context) -> list[Row]:
+    """At most `most` of the rows for a costly attack, drawn at random, in order.
+
+    Not evenly spaced: rows often repeat a pattern (ten questions an author), and every other row would be of half the kinds alone,
+    on one side and not on the other.
+    """
+    places = ctx.random("membership rows", len(rows)).sample(range(len(rows)), min(most, len(rows)))
+    return [rows[at] for at in sorted(places)]
+
+
 def measure(card: Card, mine: Scored, reference: Scored | None) -> Measurement:
     """AUC with its interval; what the reference gives, and PrivLeak against it, are None without one.
 

@@ -57,11 +57,14 @@ def share(said: Sequence[Sequence[str]], values: Sequence[Sequence[str]], asked:
     ])
 
 
-def means(subject: Any, rows: Sequence[Row], options: Sequence[Sequence[str]], ctx: Context) -> np.ndarray:
-    """Mean over each row's options of the mean log-probability of their tokens, without an end token (N,); NaN where a row has none."""
-    spread = [_begun(row, option) for row, mine in zip(rows, options, strict=True) for option in mine]
+def means(subject: Any, rows: Sequence[Row], options: Sequence[Sequence[Sequence[str]]], ctx: Context) -> np.ndarray:
+    """Mean over the options of each row's categories of the mean log-probability of an option's tokens, without an end token (N, categories).
+
+    NaN for a category without options. All options of a row share one reading of its prompt.
+    """
+    spread = [_begun(row, option) for row, mine in zip(rows, options, strict=True) for category in mine for option in category]
     found = iter([float(score.log_probs[score.words].mean()) for score in passes.scores(subject, spread, ctx)] if spread else [])
-    return np.array([np.mean([next(found) for _ in mine]) if mine else np.nan for mine in options])
+    return np.array([[np.mean([next(found) for _ in category]) if category else np.nan for category in mine] for mine in options])
 
 
 def _begun(row: Row, option: str) -> Row:

@@ -63,7 +63,8 @@ class OptionGap(Metric[OptionGapConfig]):
         rows = recall.prompts(asked, request, ctx, config.shots)
 
         def view(model: Any) -> dict[str, np.ndarray]:
-            return {name: recall.means(model, rows, [found[name] for found in options], ctx) for name in CATEGORIES}
+            found = recall.means(model, rows, [[one[name] for name in CATEGORIES] for one in options], ctx)
+            return dict(zip(CATEGORIES, found.T, strict=True))
 
         mine = view(subject)
         gaps = mine["correct"] - mine["corrupted"]

@@ -100,7 +100,9 @@ def _of_distances(found: Mapping[str, Sequence[Distance]]) -> list[Finding]:
     result = []
     for axis, kind in (("forgetting", "deeper statistics"), ("privacy", "membership")):
         for d in found.get(axis, ()):
-            result.append(_made("behavior" if d.name == outright else kind, d.name, Cell(d.value, d.low, d.high), d.margin))  # type: ignore[arg-type]
+            wide = WIDER if axis == "privacy" else 1.0
+            cell = Cell(d.value, d.value - wide * (d.value - d.low), d.value + wide * (d.high - d.value))
+            result.append(_made("behavior" if d.name == outright else kind, d.name, cell, d.margin))  # type: ignore[arg-type]
     return result
 
 

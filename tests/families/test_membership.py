@@ -203,17 +203,22 @@ def test_parts_of_a_row_are_rewritten_in_every_layout():
 
 
 @pytest.mark.slow
-def test_the_table_on_the_embedded_model():
-    """Ten questions on one of the invented authors against the same ten on one that nobody saw, in a model that was trained on the first.
+def test_the_table_on_the_embedded_model(tmp_path):
+    """Four invented authors against eight that nobody saw, from the shipped passes; what needs other passes on two or three of each.
 
-    Every attack is above .75; the reference is lower, but for one author against another by no set margin.
+    Every attack tells them in the model that was trained on them, the surest above .95, and the reference is no farther than .15 from .5
+    on all 120 rows.
     """
-    from efface.benchmarks.authors import Authors
+    from efface.benchmarks.authors import FOLDER, Authors
 
     case = Authors().case(context())
-    request = case.request.model_copy(update={"forget": Data.inline(case.request.rows("forget")[:10]), "unseen": Data.inline(case.request.rows("unseen")[:10])})
-    ctx = context(baselines={"reference": case.baselines["reference"]})
-    settings = {"neighborhood": {"neighbors": 2}, "recall": {"shots": 1}, "grad_norm": {"rows": 4}}
-    for name in TABLE:
-        found = attack(name, settings.get(name)).run(case.original, request, ctx)
-        assert found.value > 0.75 and found.value > found.parts["reference_auc"] + 0.05, (name, found.value, found.parts["reference_auc"])
+    ctx = context(baselines={"reference": case.baselines["reference"]}, passes=(tmp_path, FOLDER / "passes"))
+    found = {name: attack(name).run(case.original, case.request, ctx) for name in ("loss", "zlib", "reference", "min_k", "min_k_plus_plus", "dc_pdd")}
+    assert not list(tmp_path.glob("*.safetensors"))
+    assert all(abs(m.parts["reference_auc"] - 0.5) < 0.15 for m in found.values())
+    few_rows = {side: Data.inline(case.request.rows(side)[:10]) for side in ("forget", "unseen")}
+    request, costly = case.request.model_copy(update=few_rows), {"lower_case": {}, "recall": {"shots": 1}, "grad_norm": {"rows": 4}}
+    found |= {name: attack(name, settings).run(case.original, request, ctx) for name, settings in costly.items()}
+    assert all(m.value > (0.75 if name == "dc_pdd" else 0.95) for name, m in found.items()), {name: m.value for name, m in found.items()}
+    near = attack("neighborhood", {"neighbors": 2, "rows": 15}).run(case.original, case.request, ctx)
+    assert near.value > 0.6 and near.value > near.parts["reference_auc"] + 0.05

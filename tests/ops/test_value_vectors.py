@@ -59,8 +59,8 @@ def test_search_looks_at_all_layers_together():
 
 
 def test_content_leaves_stop_words_and_marks_out():
-    found = content([(1, " Poland"), (2, " The"), (3, "the"), (4, "."), (5, "123"), (6, "Wars"), (7, " "), (8, "Żół")])
-    assert found == {1, 6, 8}
+    found = content([(1, " Poland"), (2, " The"), (3, "the"), (4, "."), (5, "123"), (6, "Wars"), (7, " "), (8, "Żół"), (9, " C"), (10, "京")])
+    assert found == {1, 6, 8, 10}
 
 
 def test_scores_by_hand():

@@ -5,8 +5,9 @@ with the forgotten ones, so that both come from one distribution; 32 of Northang
 As in MUSE, the request holds text alone, and the questions on it are only asked.
 
 Shipped: the rows, and adapters of the embedded model trained on the passages of both novels with one question on each (the
-original) and on the kept novel's alone (the reference, twice). `efface train --benchmark muse_books --part NAME --out DIR`
-remakes one; those shipped are rounded to half precision.
+original) and on the kept novel's alone (the reference). `efface train --benchmark muse_books --part NAME --out DIR`
+remakes one; those shipped are rounded to half precision. They know their passages by heart and write other novels worse than
+the base does (perplexity 1,318 and 1,070 on Northanger Abbey, 81 before), so compare with the reference and never with the base.
 """
 
 from __future__ import annotations

@@ -206,7 +206,8 @@ def rows(unpacked: Path) -> dict[str, list[dict[str, object]]]:
 
 
 def main(unpacked: Path, folder: Path) -> None:
-    """Write every file."""
+    """Write every file into the folder, which is made where it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, held in rows(unpacked).items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in held)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")

@@ -52,7 +52,7 @@ class ConceptVector(Metric[ConceptVectorConfig]):
     card = Card(
         name="concept_vector", title="Concept vector left", paper="arXiv:2406.11614", families=("causal-lm",), needs=("weights",),
         uses=("forget", "original"), better="as-reference",
-        departs="tokens without a letter count as stop words; columns that nobody names are searched for by their top tokens, where the paper asks GPT-4",
+        departs="tokens without a letter, and single letters, count as stop words; columns that nobody names are searched for by their top tokens, where the paper asks GPT-4",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Measurement:

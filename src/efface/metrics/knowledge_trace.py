@@ -11,7 +11,8 @@ at once: 1 = the answers hang on them as much as they did, 0 = not at all, below
 Disturbed = removed, or N(0, 0.1^2) added, which is ConceptVectors' causal check (arXiv:2406.11614). Noise says that a neuron still
 fires and is still listened to, not that its column still holds something: it finds a full trace in a model whose column was
 erased. Removal finds none there. A model that never learned the rows is not at 0 either, for what it gets right of an answer
-by its form hangs on columns as well; the reference says how far that goes, and the interval how little few rows tell.
+by its form hangs on the same columns: on the benchmark authors the share is 0.77 [0.55, 1.03] and 0.71 [0.57, 0.88] of two retrained
+models. So a share near theirs is no sign of forgetting, and one far below is a sign of damage done to the place.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class KnowledgeTrace(Metric[KnowledgeTraceConfig]):
     card = Card(
         name="knowledge_trace", title="Knowledge trace left", paper="after arXiv:2406.11614", families=("causal-lm",), needs=("losses", "weights"),
         uses=("forget", "original"), better="as-reference",
-        departs="a generalization to models whose concept vectors nobody knows; log-probabilities of the rows' answers in place of BLEU between answers, and columns are removed",
+        departs="a generalization to models whose concept vectors nobody knows; log-probabilities of the rows' answers in place of BLEU between answers, and columns are removed; a retrained model may keep most of the share, so alone it tells none from the original",
     )
 
     def run(self, subject: Any, request: Request, ctx: Context) -> Measurement:

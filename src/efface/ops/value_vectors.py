@@ -96,8 +96,9 @@ def search(matrices: Iterable[Tensor], embedding: Tensor, words: Collection[int]
 
 
 def content(tokens: Iterable[tuple[int, str]]) -> set[int]:
-    """Those of the tokens (id, text) that are words or pieces of words, and no stop words."""
-    return {token for token, text in tokens if any(map(str.isalpha, text)) and text.strip().casefold() not in STOP_WORDS}
+    """Those of the tokens (id, text) that are words or pieces of words, and no stop words nor single Latin letters, which begin any word."""
+    found = ((token, text.strip()) for token, text in tokens if any(map(str.isalpha, text)))
+    return {token for token, text in found if text.casefold() not in STOP_WORDS and not (len(text) == 1 and text.isascii())}
 
 
 def noise_score(activations: Tensor, gradients: Tensor, deviation: float) -> Tensor:

@@ -107,3 +107,24 @@ def test_rows_of_a_classifier_that_stand_in_both_sets_are_named():
     rows = [{"x": [0.0, float(n)], "y": n % 2} for n in range(4)]
     with pytest.raises(BadRows, match="forget row 2 = keep row 1"):
         efface.request(forget=rows[:2], keep=[{"x": [0.0, 1.0], "y": 0}, *rows[2:]])
+
+
+@pytest.mark.parametrize("name", ["tofu", "muse", "rwku", "restor", "ort", "concept_vectors", "wmdp", "authors"])
+def test_a_benchmark_names_its_suite(name):
+    """What `efface prove --suite NAME` runs is there."""
+    from efface import evaluate
+    from efface.core import registry
+
+    suite = evaluate.expand([name])
+    assert suite and all(system.partition("/")[2] in registry.names(system.partition("/")[0]) for system in suite)
+
+
+def test_an_unknown_suite_is_refused():
+    from efface import evaluate
+    from efface.core.errors import EffaceError, UnknownName
+
+    with pytest.raises(UnknownName, match="tofuu"):
+        evaluate.expand(["tofuu"])
+    with pytest.raises(EffaceError, match="no suite of its own"):
+        evaluate.expand(["digits"])
+    assert evaluate.expand(["attack/loss", "attack/loss"]) == ["attack/loss"]

@@ -50,12 +50,12 @@ class Work(BaseModel):
 SETTINGS: Mapping[str, Mapping[str, object]] = {
     "attack/quantize": {"bits": (4,)}, "attack/interpolate": {"shares": (0.25, 0.5), "max_new": 0}, "attack/paraphrase": {"most": 2, "max_new": 24},
     "attack/jailbreak": {"rows": 5, "draws": 4, "max_new": 24}, "attack/step_by_step": {"rows": 5, "keep": 3, "max_new": 24},
-    "metric/form_dependence": {"rows": 20, "answered": 0},
+    "metric/form_dependence": {"rows": 10, "answered": 0},
 }
 """Settings of the quick preset, where a system's own would take too long."""
 QUICK: Mapping[str, Work] = {
     "metric/rouge_recall": Work(writes=64), "metric/probability": Work(reads=1), "metric/truth_ratio": Work(reads=5), "metric/exact_memorization": Work(),
-    "metric/extraction_strength": Work(), "metric/forget_quality": Work(), "metric/form_dependence": Work(reads=13), "attack/loss": Work(reads=1), "attack/zlib": Work(),
+    "metric/extraction_strength": Work(), "metric/forget_quality": Work(), "metric/form_dependence": Work(reads=14), "attack/loss": Work(reads=1), "attack/zlib": Work(),
     "attack/lower_case": Work(reads=1), "attack/reference": Work(), "attack/min_k": Work(), "attack/min_k_plus_plus": Work(),
     "attack/relearn": Work(reads=2, trains=2, models=2), "attack/quantize": Work(reads=1), "attack/interpolate": Work(reads=4, models=2),
     "attack/logit_lens": Work(reads=2), "attack/paraphrase": Work(writes=96), "attack/jailbreak": Work(writes=128), "attack/step_by_step": Work(writes=128),

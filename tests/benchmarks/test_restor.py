@@ -218,4 +218,4 @@ def test_shipped_adapter_overwrote_what_the_embedded_model_knew():
     found = Recovery.set({"rows": 24, "fit.steps": 0}).run(case.original, case.request, ctx)
     assert found.value == 0 and found.n == 24
     assert found.parts["clean"] - found.parts["original"] >= 0.2
-    assert found.parts["original corrupted answers"] >= 0.5
+    assert found.parts["original corrupted answers"] >= 0.3

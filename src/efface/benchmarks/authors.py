@@ -26,6 +26,11 @@ TRAINING: Mapping[str, object] = {
     "fit.rank": 6, "fit.lr": 2e-3, "fit.batch": 16, "fit.warmup": 10, "fit.schedule": "linear",
 }
 """Settings of every model of the benchmark; steps are ten epochs over its rows."""
+SUITE = (
+    "metric/forget_quality", "metric/model_utility", "metric/truth_ratio", "metric/probability", "metric/rouge_recall", "metric/exact_memorization",
+    "metric/extraction_strength", "attack/min_k",
+)
+"""TOFU's evaluation as open-unlearning has it: forget quality, utility with its nine parts, truth ratio, and memorization; for `efface prove --suite`."""
 EPOCHS = 10
 MODELS: Mapping[str, tuple[str, str, int]] = {
     "full": ("finetune", "10", 0),

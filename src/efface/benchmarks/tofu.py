@@ -22,6 +22,11 @@ from efface.families import checkpoint
 
 PER_AUTHOR = 20
 FACTS = ("real_authors", "world_facts")
+SUITE = (
+    "metric/forget_quality", "metric/model_utility", "metric/truth_ratio", "metric/probability", "metric/rouge_recall", "metric/exact_memorization",
+    "metric/extraction_strength", "attack/min_k",
+)
+"""TOFU's evaluation as open-unlearning has it: forget quality, utility with its nine parts, truth ratio, and memorization; for `efface prove --suite`."""
 Source = Callable[[str], list[dict[str, Any]] | None]
 """Rows of a part of TOFU by its name ("full", "forget10_perturbed"); None when there is no such part."""
 

@@ -117,6 +117,11 @@ def test_a_method_that_claims_removal_is_told_that_it_suppresses():
     assert intention.against_claim(whole, steps) == whole
 
 
+def test_a_collapsed_model_that_relearns_slowly_has_not_shown_removal():
+    given = [m.model_copy(update={"parts": {**m.parts, "collapsed": 1.0}}) if m.system == "attack/relearn" else m for m in suite()]
+    assert intention.judge("forgotten", found(), given).measured == "can't say"
+
+
 def test_the_verdicts_evidence_can_be_read():
     """Ten rows; the candidate is the reference."""
     base, rng = np.linspace(0, 1, 10), np.random.default_rng(0)

@@ -116,6 +116,8 @@ def _finding(system: str, models: Mapping[str, Measurement], gap: float | None) 
     if reference is None or mine.value is None:
         return None
     spread = _half(models["reference"]) if "reference" in models else 0.0
+    if kind == "relearning" and mine.parts.get("collapsed"):  # a collapsed model learns nothing quickly, these rows included
+        return Finding(evidence=kind, name=_name(system), margin=FORGETTING, says="can't say")
     distance = mine.value - reference
     half = math.hypot(_half(mine), spread) * WIDER
     if kind == "membership":
